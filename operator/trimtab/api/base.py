@@ -1,0 +1,93 @@
+"""The base of every model of the contract, and rules that hold in Python and in the API server alike.
+
+What people write is read strictly (`Spec`: an unknown field is an error). What programs stored is read
+tolerantly (`Record`: an unknown field is ignored), so that two versions of the operator and its images understand
+each other. A `Rule` states one sentence twice, as CEL for the API server and as a Python predicate for
+`trimtab validate`, with one message for both; a `Pattern` does so for a string. The tests run every counter-example
+through both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A sentence that must hold of a model.
+
+    `cel` is evaluated by the API server with the object as `self`. `holds` is the same in Python; None for a
+    transition rule (`oldSelf`), which has no meaning where there is no earlier object.
+    """
+
+    cel: str
+    message: str
+    holds: Callable[[Any], bool] | None = None
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The form a string must have, and how to say so: `Annotated[str, Pattern(r"^[0-9]+%$", "a percent such as 1%")]`.
+
+    A bare `Field(pattern=...)` would answer with the regular expression, in Python and in the API server.
+    """
+
+    regex: str
+    expected: str
+
+    def check(self, text: str) -> str:
+        """The text itself. Raises ValueError where it has another form."""
+        if not re.fullmatch(self.regex, text, re.ASCII):
+            raise ValueError(f"{text!r} is not {self.expected}")
+        return text
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        # patternErrorMessage is what the language servers of YAML and JSON show.
+        return handler(schema) | {"pattern": self.regex, "patternErrorMessage": f"not {self.expected}"}
+
+
+class Spec(BaseModel):
+    """Something a person writes. Fields are snake_case here and camelCase on the wire."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, use_enum_values=False
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        for rule in self.rules:
+            if rule.holds is not None and not rule.holds(self):
+                raise ValueError(rule.message)
+        return self
+
+    def wire(self) -> dict[str, Any]:
+        """The JSON form: camelCase keys, no unset optional fields."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class Record(Spec):
+    """Something a program stored: unknown fields are ignored, not refused."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+def exactly_one(*names: str) -> Callable[[Any], bool]:
+    """A predicate for rules: exactly one of the optional fields `names` is set."""
+    return lambda model: sum(getattr(model, name) is not None for name in names) == 1
+
+
+def exactly_one_cel(*names: str) -> str:
+    """The same in CEL, over the wire names."""
+    return "[" + ", ".join(f"has(self.{to_camel(name)})" for name in names) + "].exists_one(x, x)"

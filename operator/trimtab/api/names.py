@@ -1,0 +1,87 @@
+"""Every name that another program may read: groups, labels, condition types, reasons, events.
+
+They are gathered here because a renamed reason breaks somebody's `kubectl wait`, alert or dashboard; a change to
+this file is a change to the API.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+GROUP = "trimtab.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+CATEGORY = "trimtab"
+
+JOB_LABEL = f"{GROUP}/job-name"
+JOB_UID_LABEL = f"{GROUP}/job-uid"
+STAGE_LABEL = f"{GROUP}/stage"
+TRIAL_LABEL = f"{GROUP}/trial-index"
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+MANAGED_LABEL = f"{GROUP}/managed"
+MONITOR_LABEL = f"{GROUP}/monitor-name"
+MONITOR_UID_LABEL = f"{GROUP}/monitor-uid"
+RULES_LABEL = f"{GROUP}/rules"
+TRIGGER_ANNOTATION = f"{GROUP}/trigger"
+
+
+class ConditionType(StrEnum):
+    """`Complete` and `Failed` are the names batch/v1 uses, so that `kubectl wait` reads the same."""
+
+    ACCEPTED = "Accepted"
+    CANDIDATE_SELECTED = "CandidateSelected"
+    PUBLISHED = "Published"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    SUSPENDED = "Suspended"
+
+
+class MonitorConditionType(StrEnum):
+    READY = "Ready"
+    TRIGGERED = "Triggered"
+
+
+class Reason(StrEnum):
+    """Why a condition has its status. The State column shows the reason of the summary condition."""
+
+    PENDING = "Pending"
+    SPEC_ACCEPTED = "SpecAccepted"
+    RUNTIME_NOT_FOUND = "RuntimeNotFound"
+    INVALID_INPUT = "InvalidInput"
+    INSPECTING = "Inspecting"
+    SEARCHING = "Searching"
+    BENCHMARKING = "Benchmarking"
+    PUBLISHING = "Publishing"
+    SELECTED = "Selected"
+    BASELINE_IS_BEST = "BaselineIsBest"
+    NO_FEASIBLE_CANDIDATE = "NoFeasibleCandidate"
+    PUBLISHED = "Published"
+    NOTHING_TO_PUBLISH = "NothingToPublish"
+    CLAIM_VIOLATED = "ClaimViolated"
+    WORK_FAILED = "WorkFailed"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+
+    WATCHING = "Watching"
+    TRIGGERED = "Triggered"
+    COOLING_DOWN = "CoolingDown"
+    REOPTIMIZING = "Reoptimizing"
+    RESOLVED = "Resolved"
+
+
+class EventReason(StrEnum):
+    """Events mark transitions only; kopf does not aggregate repeats, so none may be repeated."""
+
+    ACCEPTED = "Accepted"
+    INSPECTED = "Inspected"
+    TRIAL_SUCCEEDED = "TrialSucceeded"
+    TRIAL_SKIPPED = "TrialSkipped"
+    TRIAL_FAILED = "TrialFailed"
+    CANDIDATE_SELECTED = "CandidateSelected"
+    PUBLISHED = "Published"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    TRIGGERED = "Triggered"
+    SUPPRESSED = "Suppressed"
+    RESOLVED = "Resolved"

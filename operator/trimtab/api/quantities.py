@@ -1,0 +1,76 @@
+"""Numbers as people write them: percents, durations, byte quantities, decimals.
+
+Kubernetes APIs carry no floats (two JSON libraries may disagree on 0.1), so these are strings with a pattern that
+the API server checks, and this module is the one place that turns them into numbers and back.
+Units inside the code are fractions, seconds and bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import Field
+
+from trimtab.api.base import Pattern
+
+PERCENT = Pattern(r"^[0-9]{1,3}(\.[0-9]{1,6})?%$", "a percent such as 1%")
+DURATION = Pattern(r"^([0-9]{1,9}(\.[0-9]{1,9})?(us|ms|s|m|h))+$", "a duration such as 5ms or 2h")
+QUANTITY = Pattern(r"^[0-9]{1,15}(\.[0-9]{1,6})?(Ki|Mi|Gi|Ti|k|M|G|T)?$", "a quantity such as 20Mi")
+DECIMAL = Pattern(r"^-?[0-9]{1,18}(\.[0-9]{1,18})?(e-?[0-9]{1,3})?$", "a number such as 0.5")
+
+Percent = Annotated[str, Field(max_length=12, examples=["1%"]), PERCENT]
+Duration = Annotated[str, Field(max_length=32, examples=["5ms", "2h"]), DURATION]
+Quantity = Annotated[str, Field(max_length=24, examples=["20Mi"]), QUANTITY]
+Decimal = Annotated[str, Field(max_length=40, examples=["0.5"]), DECIMAL]
+
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12} | {
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
+
+
+def parse_percent(text: str) -> float:
+    """`"1%"` is 0.01. Raises ValueError on anything else than a percent."""
+    return float(PERCENT.check(text).removesuffix("%")) / 100
+
+
+def parse_duration(text: str) -> float:
+    """Seconds: `"5ms"` is 0.005 and `"1h30m"` is 5400."""
+    parts = re.findall(r"([0-9.]+)(us|ms|s|m|h)", DURATION.check(text))
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def parse_quantity(text: str) -> float:
+    """Bytes: `"20Mi"` is 20 · 2²⁰."""
+    number = QUANTITY.check(text).rstrip("kKMGTi")
+    return float(number) * _BYTES[text[len(number) :]]
+
+
+def decimal(value: float) -> str:
+    """A number for the API: six significant digits, which is more than any measurement here deserves."""
+    return f"{value:.6g}"
+
+
+def show_duration(seconds: float) -> str:
+    """Seconds for people: `0.00123` is `1.23ms`."""
+    for unit, size in (("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size and not (unit in "hm" and seconds < 2 * size):
+            return f"{seconds / size:.3g}{unit}"
+    return f"{seconds * 1e6:.3g}us"
+
+
+def show_quantity(size: float) -> str:
+    """Bytes for people: `3145728` is `3Mi`."""
+    for unit in ("Ti", "Gi", "Mi", "Ki"):
+        if size >= _BYTES[unit]:
+            return f"{size / _BYTES[unit]:.3g}{unit}"
+    return f"{size:.0f}"
+
+
+def show_percent(fraction: float) -> str:
+    """A fraction for people: `0.9531` is `95.3%`."""
+    return f"{100 * fraction:.3g}%"

@@ -1,0 +1,156 @@
+"""The three kinds, whole: as CustomResourceDefinitions for the API server, and as JSON Schema for editors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from trimtab.api import names
+from trimtab.api.base import Record, Spec
+from trimtab.api.job import OptimizationJob
+from trimtab.api.monitor import ModelMonitor
+from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.schema.wire import RULES, one_line, structural, wire_schema
+
+
+@dataclass(frozen=True)
+class Column:
+    """What `kubectl get` shows."""
+
+    name: str
+    path: str
+    type: str = "string"
+
+
+AGE = Column("Age", ".metadata.creationTimestamp", "date")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a model does not say of its kind. `keyed` names the status lists that are maps, and their key."""
+
+    model: type[Spec]
+    plural: str
+    short_name: str
+    columns: tuple[Column, ...]
+    keyed: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.model.__name__
+
+    @property
+    def parts(self) -> dict[str, type[Spec]]:
+        """The models of `spec`, which a person writes, and of `status`, where there is one."""
+        fields = self.model.model_fields
+        return {name: cast(type[Spec], fields[name].annotation) for name in ("spec", "status") if name in fields}
+
+
+KINDS = (
+    Kind(
+        OptimizationJob,
+        "optimizationjobs",
+        "tjob",
+        (
+            Column("State", ".status.state"),
+            Column("Best", ".status.best.speedUp"),
+            Column("Accuracy", ".status.best.accuracy"),
+            Column("Size", ".status.best.size"),
+            AGE,
+        ),
+        (("conditions", "type"), ("trials", "index")),
+    ),
+    Kind(
+        ModelMonitor,
+        "modelmonitors",
+        "tmon",
+        (Column("State", ".status.state"), Column("Last job", ".status.lastJob"), AGE),
+        (("conditions", "type"),),
+    ),
+    Kind(
+        OptimizationRuntime,
+        "optimizationruntimes",
+        "trun",
+        (Column("Image", ".spec.image"), Column("Store", ".spec.store.uri"), AGE),
+    ),
+)
+
+
+def crd(kind: Kind) -> dict[str, Any]:
+    """The CustomResourceDefinition of `kind`."""
+    version = {
+        "name": names.VERSION,
+        "served": True,
+        "storage": True,
+        "additionalPrinterColumns": [
+            {"name": column.name, "type": column.type, "jsonPath": column.path} for column in kind.columns
+        ],
+        "schema": {"openAPIV3Schema": _root(kind)},
+    }
+    if "status" in kind.parts:
+        version["subresources"] = {"status": {}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{kind.plural}.{names.GROUP}"},
+        "spec": {
+            "group": names.GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": kind.name,
+                "listKind": f"{kind.name}List",
+                "plural": kind.plural,
+                "singular": kind.name.lower(),
+                "shortNames": [kind.short_name],
+                "categories": [names.CATEGORY],
+            },
+            "versions": [version],
+        },
+    }
+
+
+def _root(kind: Kind) -> dict[str, Any]:
+    """The whole object. Its metadata is Kubernetes' own, and needs no schema here."""
+    parts = {name: structural(model, stored=issubclass(model, Record)) for name, model in kind.parts.items()}
+    for field, key in kind.keyed:
+        parts["status"]["properties"][field] |= {
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": [key],
+        }
+    kubernetes = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
+    root = {
+        "type": "object",
+        "description": one_line(kind.model.__doc__ or ""),
+        "required": ["spec"],
+        "properties": kubernetes | parts,
+    }
+    rules = wire_schema(kind.model).get(RULES)
+    return root | {RULES: rules} if rules else root
+
+
+def editor_schema(kind: Kind) -> dict[str, Any]:
+    """What a person may write: an unknown field is an error, and there is no status."""
+    spec = _without_rules(wire_schema(kind.parts["spec"]))
+    definitions = spec.pop("$defs", {})
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"{kind.name} ({names.API_VERSION})",
+        "description": one_line(kind.model.__doc__ or ""),
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "properties": {
+            "apiVersion": {"const": names.API_VERSION},
+            "kind": {"const": kind.name},
+            "metadata": {"type": "object"},
+            "spec": spec,
+        },
+        "$defs": definitions,
+    }
+
+
+def _without_rules(node: Any) -> Any:
+    """CEL is for the API server; editors have no evaluator for it."""
+    if isinstance(node, dict):
+        return {key: _without_rules(value) for key, value in node.items() if key != RULES}
+    return [_without_rules(item) for item in node] if isinstance(node, list) else node

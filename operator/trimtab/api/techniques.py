@@ -1,0 +1,203 @@
+"""Techniques: one config model each, and the pipeline step that holds exactly one of them.
+
+A config model describes a *space*: a categorical setting is a list of choices, a numeric one a `Range`. A trial
+fixes one point of the space; what a pod receives is the same model with one choice left in every setting, which
+`chosen` reads. So a technique has one model, not a searchable twin beside it.
+
+To add a technique: write its model and name it in `Step` (here), write its function (`trimtab_jobs/techniques`),
+add a line to the table there, and a test. `tests/contracts/test_extending.py` does exactly that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, ClassVar, TypeVar
+
+from pydantic import Field
+
+from trimtab.api.base import Rule, Spec, exactly_one, exactly_one_cel
+from trimtab.api.quantities import Decimal
+
+T = TypeVar("T")
+
+
+class Searched:
+    """Marks a field whose list is a choice for the search, not a value."""
+
+
+Choice = Annotated[list[T], Field(min_length=1, max_length=16), Searched()]
+
+
+class Scale(StrEnum):
+    LINEAR = "Linear"
+    LOG = "Log"
+
+
+class Range(Spec):
+    """A numeric setting: the listed values, or an interval on a linear or logarithmic scale."""
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.values) ? !has(self.min) && !has(self.max) : has(self.min) && has(self.max)",
+            "give either values, or min and max",
+            lambda r: (
+                (r.values is None) != (r.min is None or r.max is None)
+                and (r.values is None or (r.min is None and r.max is None))
+            ),
+        ),
+        Rule(
+            "!has(self.min) || !has(self.max) || double(self.min) <= double(self.max)",
+            "min is above max: the range is empty",
+            lambda r: r.min is None or r.max is None or float(r.min) <= float(r.max),
+        ),
+        Rule(
+            "!has(self.scale) || self.scale != 'Log' || !has(self.min) || double(self.min) > 0.0",
+            "a Log scale needs min above 0",
+            lambda r: r.scale != Scale.LOG or r.min is None or float(r.min) > 0,
+        ),
+    )
+    values: list[Decimal] | None = Field(None, min_length=1, max_length=16, description="The values to try.")
+    min: Decimal | None = Field(None, description="The lower end of the interval.")
+    max: Decimal | None = Field(None, description="The upper end of the interval.")
+    scale: Scale = Field(Scale.LINEAR, description="How the interval is sampled.")
+
+
+class IntRange(Spec):
+    """A whole-number setting: the listed values, or an interval."""
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.values) ? !has(self.min) && !has(self.max) : has(self.min) && has(self.max)",
+            "give either values, or min and max",
+            Range.rules[0].holds,
+        ),
+        Rule(
+            "!has(self.min) || !has(self.max) || self.min <= self.max",
+            "min is above max: the range is empty",
+            lambda r: r.min is None or r.max is None or r.min <= r.max,
+        ),
+    )
+    values: list[Annotated[int, Field(ge=0, le=1_000_000)]] | None = Field(
+        None, min_length=1, max_length=16, description="The values to try."
+    )
+    min: int | None = Field(None, ge=0, le=1_000_000, description="The lower end of the interval.")
+    max: int | None = Field(None, ge=0, le=1_000_000, description="The upper end of the interval.")
+
+
+def fixed(*values: float) -> Range:
+    """A Range of the given values, for defaults."""
+    return Range(values=[f"{value:g}" for value in values])
+
+
+def fixed_int(*values: int) -> IntRange:
+    return IntRange(values=list(values))
+
+
+def chosen(setting: Sequence[T]) -> T:
+    """The one choice a trial left in a categorical setting. Raises ValueError while there are several."""
+    if len(setting) != 1:
+        raise ValueError(f"undecided setting: {list(setting)} still holds {len(setting)} choices")
+    return setting[0]
+
+
+def chosen_number(setting: Range) -> float:
+    """The one value a trial left in a numeric setting."""
+    return float(chosen(setting.values or []))
+
+
+def chosen_int(setting: IntRange) -> int:
+    return chosen(setting.values or [])
+
+
+class Precision(StrEnum):
+    INT8 = "Int8"
+
+
+class QuantizeMethod(StrEnum):
+    STATIC = "Static"
+    DYNAMIC = "Dynamic"
+
+
+class OperatorScope(StrEnum):
+    """Which operators are quantized. `Compute` is Conv, ConvTranspose, MatMul and Gemm: where the time goes."""
+
+    ALL = "All"
+    COMPUTE = "Compute"
+
+
+class CalibrateMethod(StrEnum):
+    MINMAX = "MinMax"
+    ENTROPY = "Entropy"
+    PERCENTILE = "Percentile"
+
+
+class Quantize(Spec):
+    """Post-training quantization of an ONNX model to QDQ form (Jacob et al., arXiv:1712.05877)."""
+
+    precision: Choice[Precision] = Field([Precision.INT8], description="The integer type of weights and activations.")
+    method: Choice[QuantizeMethod] = Field(
+        [QuantizeMethod.STATIC],
+        description="Static takes activation ranges from the calibration split; Dynamic measures them at run time.",
+    )
+    operator_scope: Choice[OperatorScope] = Field(
+        [OperatorScope.ALL, OperatorScope.COMPUTE],
+        description="All quantizes every operator the quantizer knows; Compute only Conv, ConvTranspose, MatMul, Gemm.",
+    )
+    per_channel: Choice[bool] = Field([True], description="One weight scale per output channel instead of per tensor.")
+    calibrate_method: Choice[CalibrateMethod] = Field(
+        [CalibrateMethod.MINMAX], description="How Static turns observed activations into a range."
+    )
+
+
+class Granularity(StrEnum):
+    CHANNEL = "Channel"
+
+
+class Prune(Spec):
+    """Structured pruning of a PyTorch model along its dependency graph (Fang et al., arXiv:2301.12900)."""
+
+    granularity: Choice[Granularity] = Field([Granularity.CHANNEL], description="What is removed as a whole.")
+    ratio: Range = Field(fixed(0.3), description="The fraction of channels removed, in (0, 1).")
+    ignored_layers: list[Annotated[str, Field(max_length=256)]] = Field(
+        [], max_length=64, description="Modules, by their dotted name, that keep all their channels."
+    )
+
+
+class Distill(Spec):
+    """Recovery by distillation from the original model (Hinton et al., arXiv:1503.02531)."""
+
+    epochs: IntRange = Field(fixed_int(5), description="Passes over the train split.")
+    temperature: Range = Field(fixed(4), description="Softens both distributions; the loss is scaled by its square.")
+    alpha: Range = Field(fixed(0.7), description="The weight of the distillation loss; 1 - alpha goes to the labels.")
+    learning_rate: Range = Field(fixed(0.001), description="The peak learning rate of Adam.")
+
+
+Technique = Quantize | Prune | Distill
+TECHNIQUES = ("quantize", "prune", "distill")
+
+
+class Step(Spec):
+    """One step of the pipeline: exactly one technique."""
+
+    rules: ClassVar = (
+        Rule(
+            exactly_one_cel(*TECHNIQUES),
+            "a step names exactly one technique: split it in two, or remove all but one",
+            exactly_one(*TECHNIQUES),
+        ),
+    )
+    optional: bool = Field(False, description="The search may leave this step out.")
+    quantize: Quantize | None = None
+    prune: Prune | None = None
+    distill: Distill | None = None
+
+    @property
+    def technique(self) -> str:
+        """The name of the one technique this step holds."""
+        return next(name for name in TECHNIQUES if getattr(self, name) is not None)
+
+    @property
+    def config(self) -> Technique:
+        config: Technique = getattr(self, self.technique)
+        return config

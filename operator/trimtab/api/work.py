@@ -1,0 +1,202 @@
+"""Task and Report: a pod's whole input and its whole output.
+
+A pod gets one Task (JSON in the environment variable `TRIMTAB_TASK`, so that it is created atomically with the Job
+and can be read back from it) and leaves one Report. The full Report goes to the store; `Report.compact` fits it into
+the 4,096 bytes that Kubernetes keeps of a container's termination message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from trimtab.api.base import Record
+from trimtab.api.job import (
+    Claim,
+    Constraint,
+    Data,
+    EngineName,
+    Hardware,
+    Inspection,
+    Interval,
+    ModelSource,
+    Target,
+)
+from trimtab.api.techniques import Step
+
+WORK_VERSION = "v1alpha1"
+TASK_VARIABLE = "TRIMTAB_TASK"
+VOLUMES_VARIABLE = "TRIMTAB_VOLUMES"
+MESSAGE_VARIABLE = "TRIMTAB_TERMINATION_MESSAGE"
+MESSAGE_LIMIT = 4096
+FINALISTS_LIMIT = 16
+INVALID_INPUT_EXIT = 2
+TEMPORARY_EXIT = 75
+"""The exit codes of a pod: 2 is somebody's input and never retried, 75 (EX_TEMPFAIL) is worth another attempt."""
+
+
+class Stage(StrEnum):
+    INSPECT = "Inspect"
+    TRIAL = "Trial"
+    PLAYOFF = "Playoff"
+    PUBLISH = "Publish"
+
+
+class JobIdentity(Record):
+    name: str
+    namespace: str
+    uid: str
+
+
+class Finalist(Record):
+    """A candidate as the playoff and the publisher see it."""
+
+    trial: int
+    engine: EngineName
+    artifact: str
+
+
+class Task(Record):
+    """A pod's whole input. Nothing else is passed: no flags, no mounted configuration."""
+
+    version: str = WORK_VERSION
+    stage: Stage
+    job: JobIdentity
+    model: ModelSource
+    data: Data
+    target: Target
+    store: str = Field(description="The address of the folder for artifacts, cache and full reports.")
+    seed: int = 0
+    pins: dict[str, str] = Field({}, description="Digests by split name, and `model`; a pod refuses other content.")
+    trial: int | None = None
+    settings: dict[str, str] = Field({}, description="The point of the space that `steps` was made from.")
+    steps: list[Step] = Field([], description="The pipeline with every setting chosen.")
+    finalists: list[Finalist] = Field([], description="Playoff: what to measure. The first is the baseline.")
+    winner: Finalist | None = None
+    baseline: Finalist | None = Field(None, description="Publish: what the winner is compared with.")
+    constraints: list[Constraint] = []
+    publish: str | None = None
+
+
+class ErrorKind(StrEnum):
+    PERMANENT = "Permanent"
+    TEMPORARY = "Temporary"
+
+
+class WorkError(Record):
+    """Why there is no result. `message` names the field or file, the value and the remedy, in one line."""
+
+    kind: ErrorKind
+    reason: str
+    message: str
+
+
+class Measurement(Record):
+    """One model on one engine. Latency in seconds, size in bytes, accuracy a fraction."""
+
+    engine: EngineName
+    executed: bool = Field(True, description="False: built for hardware that is not here.")
+    accuracy: float | None = None
+    latency_p50: float | None = None
+    latency_p95: float | None = None
+    size: int | None = Field(None, description="What the engine loads: the model's files, or the built plan.")
+    note: str = ""
+
+
+class StepReport(Record):
+    technique: str
+    cached: bool = False
+    seconds: float = 0.0
+    artifact: str = ""
+    note: str = ""
+
+
+class Timing(Record):
+    """A finalist's playoff result: its time relative to the baseline's in the same interleaved run."""
+
+    trial: int
+    engine: EngineName
+    ratio: Interval
+    latency_p50: float
+    latency_p95: float
+
+
+class Report(Record):
+    """A pod's whole output. Which parts are set follows from the stage."""
+
+    version: str = WORK_VERSION
+    stage: Stage
+    trial: int | None = None
+    error: WorkError | None = None
+    skipped: str = Field("", description="Why the technique does not apply; the trial is no failure then.")
+    artifact: str = ""
+    steps: list[StepReport] = []
+    measurements: list[Measurement] = []
+    inspection: Inspection | None = None
+    timings: list[Timing] = []
+    control: Interval | None = None
+    claim: Claim | None = None
+    published: str = Field("", description="Where the winner can be loaded from.")
+    hardware: Hardware | None = None
+    seconds: float = 0.0
+    peak_memory: int = Field(0, description="Bytes of resident memory at the most.")
+    truncated: list[str] = Field([], description="What `compact` left out; the full report has it.")
+
+    def compact(self) -> str:
+        """The report as JSON of at most 4,096 bytes.
+
+        What is left out, in the order of `_CUTS` until the rest fits, is named in `truncated`. What decisions read
+        (digests, measurements, timings, claim) is never left out: `FINALISTS_LIMIT` timings fit. Raises ValueError
+        if that is not enough.
+        """
+        report = self
+        text = report._json()
+        for name, cut in _CUTS.items():
+            if len(text.encode()) <= MESSAGE_LIMIT:
+                return text
+            report = report.model_copy(update=cut(report) | {"truncated": [*report.truncated, name]})
+            text = report._json()
+        if len(text.encode()) > MESSAGE_LIMIT:
+            raise ValueError(f"a report of {len(text.encode())} bytes does not fit {MESSAGE_LIMIT}")
+        return text
+
+    def _json(self) -> str:
+        return self.model_dump_json(by_alias=True, exclude_defaults=True, exclude_none=True)
+
+
+def _without_operators(report: Report) -> dict[str, Any]:
+    inspection = report.inspection
+    return {"inspection": inspection and inspection.model_copy(update={"operators": {}})}
+
+
+def _without_inputs(report: Report) -> dict[str, Any]:
+    inspection = report.inspection
+    return {"inspection": inspection and inspection.model_copy(update={"inputs": {}})}
+
+
+def _without_versions(report: Report) -> dict[str, Any]:
+    hardware = report.hardware
+    return {"hardware": hardware and hardware.model_copy(update={"versions": {}})}
+
+
+def _without_notes(report: Report) -> dict[str, Any]:
+    return {"measurements": [m.model_copy(update={"note": m.note[:80]}) for m in report.measurements]}
+
+
+def _short_error(report: Report) -> dict[str, Any]:
+    error = report.error
+    return {"error": error and error.model_copy(update={"message": error.message[:512]})}
+
+
+_CUTS: dict[str, Callable[[Report], dict[str, Any]]] = {
+    "operators": _without_operators,
+    "versions": _without_versions,
+    "steps": lambda report: {"steps": []},
+    "inputs": _without_inputs,
+    "notes": _without_notes,
+    "error.message": _short_error,
+    "skipped": lambda report: {"skipped": report.skipped[:512]},
+}
