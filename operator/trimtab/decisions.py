@@ -1,0 +1,83 @@
+"""The words between deciding and doing: what was observed, and what shall be done.
+
+`reconcile` and `monitoring` turn the first into the second without touching the world. Two runners carry decisions
+out: `cluster` with Kubernetes Jobs, `local` with processes. Neither decides anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from trimtab.api.job import OptimizationJob, OptimizationJobStatus
+from trimtab.api.monitor import ModelMonitorStatus
+from trimtab.api.names import EventReason
+from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.work import Report, Task
+
+
+@dataclass(frozen=True)
+class Work:
+    """One pod's worth of work to start. The name is unique to job, stage, trial and attempt: starting twice is once."""
+
+    name: str
+    task: Task
+    attempt: int = 0
+
+
+class WorkState(StrEnum):
+    ACTIVE = "Active"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True)
+class ObservedWork:
+    """A piece of work as the world shows it."""
+
+    work: Work
+    state: WorkState
+    report: Report | None = None
+    """None where the pod left none, or none that can be read."""
+    message: str = ""
+    """Why it failed, where the report does not say: `OOMKilled`, `DeadlineExceeded`, `exit code 137`."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The world around one OptimizationJob."""
+
+    runtime: OptimizationRuntime | None
+    works: tuple[ObservedWork, ...] = ()
+
+
+@dataclass(frozen=True)
+class Event:
+    reason: EventReason
+    message: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do for one OptimizationJob: start `create`, end `delete`, write `status` if it changed, tell `events`."""
+
+    status: OptimizationJobStatus
+    create: tuple[Work, ...] = ()
+    delete: tuple[str, ...] = ()
+    events: tuple[Event, ...] = ()
+    requeue_after: float | None = None
+    """Seconds after which to look again though nothing happened: a deadline."""
+
+
+@dataclass(frozen=True)
+class MonitorDecision:
+    """What to do for one ModelMonitor."""
+
+    status: ModelMonitorStatus
+    rule: dict[str, Any]
+    """The Prometheus rule file as a dict: {"groups": [...]}."""
+    create: OptimizationJob | None = None
+    events: tuple[Event, ...] = ()
+    requeue_after: float | None = None

@@ -1,0 +1,134 @@
+"""Fold finished work into the status: the status is the memory, a pod's report only its source.
+
+A result that is in the status already is not read again. A trial found running that the status does not know was
+started just before the operator died: its Job is the record of the proposal, and the trial is adopted.
+Numbers are rounded to the status's six digits here, so what is decided later never depends on who remembers more.
+"""
+
+from __future__ import annotations
+
+from trimtab.api.job import (
+    CandidateStatus,
+    Cost,
+    EngineName,
+    Metric,
+    OptimizationJobStatus,
+    Published,
+    TrialState,
+    TrialStatus,
+)
+from trimtab.api.quantities import decimal
+from trimtab.api.work import Measurement, Report, Stage, Timing
+from trimtab.decisions import Observed, ObservedWork, WorkState
+from trimtab.plan import BASELINE_TRIAL
+
+
+def fold(status: OptimizationJobStatus, observed: Observed) -> OptimizationJobStatus:
+    """The status with everything that finished work reports.
+
+    In the order of the flow: after a lost write a playoff may be seen together with the trials it timed.
+    """
+    for seen in sorted(observed.works, key=_order):
+        status = _adopt(status, seen)
+        report = seen.report
+        if seen.state == WorkState.SUCCEEDED and report and not report.error:
+            status = _FOLDERS[report.stage](status, report)
+    return status
+
+
+def _order(seen: ObservedWork) -> tuple[int, int, int]:
+    task = seen.work.task
+    return list(_FOLDERS).index(task.stage), task.trial or 0, seen.work.attempt
+
+
+def _adopt(status: OptimizationJobStatus, seen: ObservedWork) -> OptimizationJobStatus:
+    task = seen.work.task
+    if task.stage != Stage.TRIAL or any(t.index == task.trial for t in status.trials):
+        return status
+    adopted = TrialStatus(index=task.trial or 0, state=TrialState.RUNNING, settings=task.settings)
+    return _with_trial(status, adopted)
+
+
+def _with_trial(status: OptimizationJobStatus, trial: TrialStatus) -> OptimizationJobStatus:
+    others = [t for t in status.trials if t.index != trial.index]
+    return status.model_copy(update={"trials": sorted([*others, trial], key=lambda t: t.index)})
+
+
+def _charge(status: OptimizationJobStatus, report: Report) -> OptimizationJobStatus:
+    spent = float(status.cost.pod_seconds) + report.seconds
+    return status.model_copy(update={"cost": Cost(pod_seconds=decimal(spent))})
+
+
+def _inspected(status: OptimizationJobStatus, report: Report) -> OptimizationJobStatus:
+    if status.inspection or not report.inspection:
+        return status
+    baseline = TrialStatus(
+        index=BASELINE_TRIAL,
+        state=TrialState.SUCCEEDED,
+        artifact=report.artifact,
+        candidates=[_candidate(m) for m in report.measurements],
+    )
+    status = _charge(_with_trial(status, baseline), report)
+    return status.model_copy(update={"inspection": report.inspection, "hardware": report.hardware})
+
+
+def _tried(status: OptimizationJobStatus, report: Report) -> OptimizationJobStatus:
+    trial = next(t for t in status.trials if t.index == report.trial)
+    if trial.state != TrialState.RUNNING:
+        return status
+    update = {
+        "state": TrialState.SKIPPED if report.skipped else TrialState.SUCCEEDED,
+        "artifact": report.artifact,
+        "candidates": [_candidate(m) for m in report.measurements],
+        "message": report.skipped or "; ".join(step.note for step in report.steps if step.note)[:1024],
+    }
+    return _charge(_with_trial(status, trial.model_copy(update=update)), report)
+
+
+def _candidate(m: Measurement) -> CandidateStatus:
+    measured = {
+        Metric.ACCURACY: m.accuracy,
+        Metric.LATENCY_P50: m.latency_p50,
+        Metric.LATENCY_P95: m.latency_p95,
+        Metric.SIZE: m.size,
+    }
+    metrics = {metric.value: decimal(value) for metric, value in measured.items() if value is not None}
+    return CandidateStatus(engine=m.engine, metrics=metrics, message=m.note)
+
+
+def _measured(status: OptimizationJobStatus, report: Report) -> OptimizationJobStatus:
+    if status.playoff_done:
+        return status
+    timings = {(t.trial, t.engine): t for t in report.timings}
+    trials = [
+        trial.model_copy(update={"candidates": [_timed(trial.index, c, timings) for c in trial.candidates]})
+        for trial in status.trials
+    ]
+    update = {"trials": trials, "playoff_done": True, "control_ratio": report.control}
+    return _charge(status.model_copy(update=update), report)
+
+
+def _timed(trial: int, candidate: CandidateStatus, timings: dict[tuple[int, EngineName], Timing]) -> CandidateStatus:
+    timing = timings.get((trial, candidate.engine))
+    if timing is None:
+        return candidate
+    latencies = {
+        Metric.LATENCY_P50.value: decimal(timing.latency_p50),
+        Metric.LATENCY_P95.value: decimal(timing.latency_p95),
+    }
+    return candidate.model_copy(update={"metrics": candidate.metrics | latencies, "time_ratio": timing.ratio})
+
+
+def _published(status: OptimizationJobStatus, report: Report) -> OptimizationJobStatus:
+    if status.claim or not report.claim:
+        return status
+    published = Published(uri=report.published, digest=report.artifact) if report.published else None
+    return _charge(status.model_copy(update={"claim": report.claim, "published": published}), report)
+
+
+_FOLDERS = {
+    Stage.INSPECT: _inspected,
+    Stage.TRIAL: _tried,
+    Stage.PLAYOFF: _measured,
+    Stage.PUBLISH: _published,
+}

@@ -1,0 +1,161 @@
+"""What people are told: conditions, the State column, and events on transitions.
+
+Everything here is derived from the status before and after; it decides nothing. `state` is the reason of the
+condition that sums the job up, so that `kubectl get` and `kubectl wait` never disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from trimtab.api.job import Condition, OptimizationJob, OptimizationJobStatus, TrialState, TrialStatus
+from trimtab.api.names import ConditionType, EventReason, Reason
+from trimtab.conditions import is_true, timestamp, with_condition
+from trimtab.decisions import Event
+
+ENDED = frozenset(
+    {
+        Reason.PUBLISHED,
+        Reason.SELECTED,
+        Reason.BASELINE_IS_BEST,
+        Reason.NO_FEASIBLE_CANDIDATE,
+        Reason.CLAIM_VIOLATED,
+    }
+)
+"""The reasons of a flow that ran to its end. That nothing is feasible is a result, not a failure."""
+
+
+def progressed(job: OptimizationJob, reason: Reason, now: datetime) -> OptimizationJobStatus:
+    """The status with its conditions set for a job that is under way, suspended or complete."""
+    status = job.status
+    ended = reason in ENDED
+    told = {
+        ConditionType.ACCEPTED: (True, Reason.SPEC_ACCEPTED, "") if status.inspection else (None, Reason.PENDING, ""),
+        ConditionType.CANDIDATE_SELECTED: _selected(status),
+        ConditionType.PUBLISHED: _published(status, ended),
+        ConditionType.COMPLETE: (ended, reason, summary(status) if ended else _under_way(status)),
+        ConditionType.FAILED: (False, reason, ""),
+        ConditionType.SUSPENDED: _suspended(job),
+    }
+    update = {"state": reason.value, "completion_time": timestamp(now) if ended else None}
+    return _told(job, told, now).model_copy(update=update)
+
+
+def failed(job: OptimizationJob, reason: Reason, message: str, now: datetime) -> OptimizationJobStatus:
+    """The status of a job that cannot go on."""
+    told: dict[ConditionType, Told] = {
+        ConditionType.FAILED: (True, reason, message),
+        ConditionType.COMPLETE: (False, reason, message),
+    }
+    if reason == Reason.INVALID_INPUT and not job.status.inspection:
+        told = {ConditionType.ACCEPTED: (False, reason, message), **told}
+    return _told(job, told, now).model_copy(update={"state": reason.value, "completion_time": timestamp(now)})
+
+
+def waiting_for_runtime(job: OptimizationJob, now: datetime) -> OptimizationJobStatus:
+    """The status of a job whose runtime is not there yet."""
+    name = job.spec.target.runtime_ref.name
+    message = (
+        f"spec.target.runtimeRef.name: there is no OptimizationRuntime {name!r} in namespace "
+        f"{job.metadata.namespace}; create it, or name another"
+    )
+    told: dict[ConditionType, Told] = {
+        ConditionType.ACCEPTED: (False, Reason.RUNTIME_NOT_FOUND, message),
+        ConditionType.COMPLETE: (False, Reason.RUNTIME_NOT_FOUND, message),
+    }
+    return _told(job, told, now).model_copy(update={"state": Reason.RUNTIME_NOT_FOUND.value})
+
+
+Told = tuple[bool | None, Reason, str]
+"""A condition's status (None is Unknown), reason and message."""
+
+
+def _told(job: OptimizationJob, told: dict[ConditionType, Told], now: datetime) -> OptimizationJobStatus:
+    conditions = list(job.status.conditions)
+    for kind, (holds, reason, message) in told.items():
+        new = Condition(
+            type=kind.value,
+            status="Unknown" if holds is None else str(holds),
+            observed_generation=job.metadata.generation,
+            reason=reason.value,
+            message=message,
+        )
+        conditions = with_condition(conditions, new, now)
+    return job.status.model_copy(update={"conditions": conditions, "observed_generation": job.metadata.generation})
+
+
+def _selected(status: OptimizationJobStatus) -> Told:
+    if status.best:
+        return True, Reason.SELECTED, status.best.message
+    if status.nearest_miss:
+        return False, Reason.NO_FEASIBLE_CANDIDATE, status.nearest_miss
+    return None, Reason.PENDING, ""
+
+
+def _published(status: OptimizationJobStatus, ended: bool) -> Told:
+    if status.published:
+        return True, Reason.PUBLISHED, f"{status.published.digest} at {status.published.uri}"
+    if not ended:
+        return None, Reason.PENDING, ""
+    if status.claim and status.claim.message:
+        return False, Reason.CLAIM_VIOLATED, status.claim.message
+    return False, Reason.NOTHING_TO_PUBLISH, status.nearest_miss
+
+
+def _suspended(job: OptimizationJob) -> Told:
+    if job.spec.suspend:
+        return True, Reason.SUSPENDED, "spec.suspend is true"
+    was = is_true(job.status.conditions, ConditionType.SUSPENDED)
+    known = next((c for c in job.status.conditions if c.type == ConditionType.SUSPENDED), None)
+    resumed = was or (known is not None and known.reason == Reason.RESUMED)
+    return False, Reason.RESUMED if resumed else Reason.PENDING, ""
+
+
+def _under_way(status: OptimizationJobStatus) -> str:
+    tried = status.trials[1:]
+    done = sum(trial.state != TrialState.RUNNING for trial in tried)
+    return f"{done} of {len(tried)} trials finished" if tried else ""
+
+
+def summary(status: OptimizationJobStatus) -> str:
+    """One sentence on how a job ended."""
+    if status.best is None:
+        return f"nothing keeps every promise; nearest miss: {status.nearest_miss}"
+    claim = f"; holdout: {status.claim.message}" if status.claim and status.claim.message else ""
+    return f"{status.best.message}{claim}"
+
+
+def events(before: OptimizationJobStatus, after: OptimizationJobStatus) -> tuple[Event, ...]:
+    """What happened between two statuses, once each."""
+    return tuple(_events(before, after))
+
+
+def _events(before: OptimizationJobStatus, after: OptimizationJobStatus) -> Iterator[Event]:
+    if after.inspection and not before.inspection:
+        yield Event(EventReason.INSPECTED, f"model {after.inspection.model_digest}")
+    known = {trial.index: trial.state for trial in before.trials}
+    for trial in after.trials[1:]:
+        if trial.state in _TRIAL_EVENTS and known.get(trial.index) != trial.state:
+            yield _trial_event(trial)
+    if after.best and not before.best:
+        yield Event(EventReason.CANDIDATE_SELECTED, after.best.message)
+    if after.published and not before.published:
+        yield Event(EventReason.PUBLISHED, f"{after.published.digest} at {after.published.uri}")
+    for kind, reason in ((ConditionType.COMPLETE, EventReason.COMPLETE), (ConditionType.FAILED, EventReason.FAILED)):
+        now = next((c for c in after.conditions if c.type == kind and c.status == "True"), None)
+        if now and not is_true(before.conditions, kind):
+            yield Event(reason, now.message, warning=kind == ConditionType.FAILED)
+
+
+_TRIAL_EVENTS = {
+    TrialState.SUCCEEDED: EventReason.TRIAL_SUCCEEDED,
+    TrialState.SKIPPED: EventReason.TRIAL_SKIPPED,
+    TrialState.FAILED: EventReason.TRIAL_FAILED,
+}
+
+
+def _trial_event(trial: TrialStatus) -> Event:
+    settings = ", ".join(f"{name}={value}" for name, value in trial.settings.items())
+    text = f"trial {trial.index} ({settings})" + (f": {trial.message}" if trial.message else "")
+    return Event(_TRIAL_EVENTS[trial.state], text, warning=trial.state == TrialState.FAILED)

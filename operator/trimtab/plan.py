@@ -1,0 +1,73 @@
+"""From a job's spec to the Tasks its pods receive. Pure, and the only place that fills in a Task.
+
+A Task is complete: a pod needs nothing but it. Names are made of the job, its UID, the stage, the trial and the
+attempt, so starting the same work twice is starting it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trimtab.api.job import OptimizationJob
+from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.work import Finalist, JobIdentity, Stage, Task
+from trimtab.decisions import Work
+from trimtab.space import Point, fix
+
+BASELINE_TRIAL = 0
+"""The input model is a candidate like any other; Inspect measures it."""
+
+
+def work_name(job: OptimizationJob, stage: Stage, trial: int | None, attempt: int) -> str:
+    """Unique and at most 63 characters for a job name of at most 40, which the CRD enforces."""
+    number = "" if trial is None else f"-{trial}"
+    return f"{job.metadata.name}-{job.metadata.uid[:8]}-{stage.lower()}{number}-{attempt}"
+
+
+def _work(job: OptimizationJob, task: Task, attempt: int) -> Work:
+    return Work(work_name(job, task.stage, task.trial, attempt), task, attempt)
+
+
+def _task(job: OptimizationJob, runtime: OptimizationRuntime, stage: Stage) -> Task:
+    inspection = job.status.inspection
+    pins = {**inspection.data_digests, "model": inspection.model_digest} if inspection else {}
+    return Task(
+        stage=stage,
+        job=JobIdentity(name=job.metadata.name, namespace=job.metadata.namespace, uid=job.metadata.uid),
+        model=job.spec.model,
+        data=job.spec.data,
+        target=job.spec.target,
+        store=runtime.spec.store.uri,
+        seed=job.spec.search.seed,
+        pins=pins,
+    )
+
+
+def inspect(job: OptimizationJob, runtime: OptimizationRuntime, attempt: int) -> Work:
+    """Pin digests, check the splits, measure the input model."""
+    return _work(job, _task(job, runtime, Stage.INSPECT), attempt)
+
+
+def trial(job: OptimizationJob, runtime: OptimizationRuntime, index: int, point: Point, attempt: int) -> Work:
+    """Make one model and measure it on every engine."""
+    update = {"trial": index, "settings": dict(point), "steps": fix(job.spec.techniques, point)}
+    return _work(job, _task(job, runtime, Stage.TRIAL).model_copy(update=update), attempt)
+
+
+def playoff(job: OptimizationJob, runtime: OptimizationRuntime, finalists: Sequence[Finalist], attempt: int) -> Work:
+    """Measure the finalists interleaved with the baseline, which comes first."""
+    task = _task(job, runtime, Stage.PLAYOFF).model_copy(update={"finalists": list(finalists)})
+    return _work(job, task, attempt)
+
+
+def publish(
+    job: OptimizationJob, runtime: OptimizationRuntime, baseline: Finalist, winner: Finalist, attempt: int
+) -> Work:
+    """Make the claim on the holdout split; if it is not violated, publish the winner."""
+    update = {
+        "baseline": baseline,
+        "winner": winner,
+        "constraints": job.spec.constraints,
+        "publish": job.spec.publish.uri if job.spec.publish else None,
+    }
+    return _work(job, _task(job, runtime, Stage.PUBLISH).model_copy(update=update), attempt)

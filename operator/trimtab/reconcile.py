@@ -1,0 +1,211 @@
+"""What to do next for one OptimizationJob: the spec, the status and the observed work go in, a Decision comes out.
+
+The stages follow from what is known, not from a stored phase: without an inspection, Inspect runs; while the search
+has a next point, trials run; then one exclusive playoff; then Publish. So any view of the world, however it came about
+(a restart, a missed event, a deleted Job), leads to the same end. Results are folded into the status before
+anything is decided, decisions read only the status, and a result once in the status is never asked for again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from trimtab import narrate, plan
+from trimtab.api.job import OptimizationJob, OptimizationJobStatus, TrialState, TrialStatus, Verdict
+from trimtab.api.names import ConditionType, Reason
+from trimtab.api.quantities import parse_duration
+from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.work import ErrorKind, Finalist, Stage
+from trimtab.conditions import is_true, parse_timestamp, timestamp
+from trimtab.decisions import Decision, Observed, ObservedWork, Work, WorkState
+from trimtab.harvest import fold
+from trimtab.search import propose
+from trimtab.select import finalists, score, select
+from trimtab.space import Tried
+
+ATTEMPTS = 3
+"""How often work is started when the pod is lost or leaves no report; invalid input is never tried again."""
+
+
+class Ended(Exception):
+    """The job cannot go on. `reason` becomes the Failed condition's."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage leaves the job. The next stage begins when `reason` is None."""
+
+    status: OptimizationJobStatus
+    reason: Reason | None = None
+    create: tuple[Work, ...] = ()
+
+
+def reconcile(job: OptimizationJob, observed: Observed, now: datetime) -> Decision:
+    """Decide. Pure: the same arguments always give the same Decision."""
+    active = tuple(seen.work.name for seen in observed.works if seen.state == WorkState.ACTIVE)
+    if is_finished(job.status):
+        return Decision(job.status, delete=active)
+    if observed.runtime is None:
+        return _decide(job, narrate.waiting_for_runtime(job, now))
+    current = job.model_copy(update={"status": fold(_begun(job.status, now), observed)})
+    if job.spec.suspend:
+        return _decide(job, narrate.progressed(current, Reason.SUSPENDED, now), delete=active)
+    try:
+        progress = _advance(current, observed, observed.runtime, now)
+    except Ended as ended:
+        return _decide(job, narrate.failed(current, ended.reason, str(ended), now), delete=active)
+    current = current.model_copy(update={"status": progress.status})
+    status = narrate.progressed(current, progress.reason or _outcome(progress.status), now)
+    return _decide(job, status, create=progress.create, requeue_after=_time_left(current, now))
+
+
+def is_finished(status: OptimizationJobStatus) -> bool:
+    return any(is_true(status.conditions, kind) for kind in (ConditionType.COMPLETE, ConditionType.FAILED))
+
+
+def _decide(job: OptimizationJob, status: OptimizationJobStatus, **actions: Any) -> Decision:
+    if is_finished(status):
+        actions["requeue_after"] = None
+    return Decision(status, events=narrate.events(job.status, status), **actions)
+
+
+def _begun(status: OptimizationJobStatus, now: datetime) -> OptimizationJobStatus:
+    return status if status.start_time else status.model_copy(update={"start_time": timestamp(now)})
+
+
+def _deadline(job: OptimizationJob) -> datetime:
+    assert job.status.start_time
+    return parse_timestamp(job.status.start_time) + timedelta(seconds=parse_duration(job.spec.budget.deadline))
+
+
+def _time_left(job: OptimizationJob, now: datetime) -> float:
+    return max(1.0, (_deadline(job) - now).total_seconds())
+
+
+def _advance(job: OptimizationJob, observed: Observed, runtime: OptimizationRuntime, now: datetime) -> Progress:
+    """Through the stages until one has to wait for work; with no reason to wait the flow has ended."""
+    progress = Progress(job.status)
+    for stage in (_inspect, _search, _playoff, _publish):
+        progress = stage(job.model_copy(update={"status": progress.status}), observed, runtime)
+        if progress.reason:
+            if now >= _deadline(job):
+                raise Ended(Reason.DEADLINE_EXCEEDED, f"spec.budget.deadline: {job.spec.budget.deadline} have passed")
+            return progress
+    return progress
+
+
+def _inspect(job: OptimizationJob, observed: Observed, runtime: OptimizationRuntime) -> Progress:
+    if job.status.inspection:
+        return Progress(job.status)
+    create = _start(observed, Stage.INSPECT, None, lambda attempt: plan.inspect(job, runtime, attempt))
+    return Progress(job.status, Reason.INSPECTING, create)
+
+
+def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRuntime) -> Progress:
+    """Keep `parallelism` trials running until the budget of trials or the space is used up."""
+    create: list[Work] = []
+    trials: list[TrialStatus] = []
+    for known in job.status.trials:
+        trial, works = _keep_running(job, observed, runtime, known)
+        trials.append(trial)
+        create += works
+    while _running(trials) < job.spec.search.parallelism and len(trials) <= job.spec.search.max_trials:
+        index = len(trials)
+        point = propose(job.spec.techniques, job.spec.search, index, _history(job, trials))
+        if point is None:
+            break
+        trials.append(TrialStatus(index=index, state=TrialState.RUNNING, settings=dict(point)))
+        create.append(plan.trial(job, runtime, index, point, 0))
+    status = job.status.model_copy(update={"trials": trials})
+    return Progress(status, Reason.SEARCHING if _running(trials) else None, tuple(create))
+
+
+def _running(trials: list[TrialStatus]) -> int:
+    return sum(trial.state == TrialState.RUNNING for trial in trials)
+
+
+def _keep_running(
+    job: OptimizationJob, observed: Observed, runtime: OptimizationRuntime, trial: TrialStatus
+) -> tuple[TrialStatus, tuple[Work, ...]]:
+    """The work a running trial lacks, or the trial as Failed: a failed trial never sinks the job."""
+    if trial.state != TrialState.RUNNING:
+        return trial, ()
+
+    def again(attempt: int) -> Work:
+        return plan.trial(job, runtime, trial.index, trial.settings, attempt)
+
+    try:
+        return trial, _start(observed, Stage.TRIAL, trial.index, again)
+    except Ended as ended:
+        return trial.model_copy(update={"state": TrialState.FAILED, "message": str(ended)}), ()
+
+
+def _history(job: OptimizationJob, trials: list[TrialStatus]) -> list[Tried]:
+    baseline, *tried = trials
+    history = []
+    for trial in tried:
+        measured = any(candidate.metrics for candidate in trial.candidates)
+        value, violation = score(job.spec, trial, baseline) if measured else (None, 0.0)
+        history.append(Tried(trial.settings, value, violation))
+    return history
+
+
+def _playoff(job: OptimizationJob, observed: Observed, runtime: OptimizationRuntime) -> Progress:
+    """Measure the finalists once all trials have ended, then select. Without a rival there is nothing to measure."""
+    entrants = finalists(job.spec, job.status)
+    if len(entrants) > 1 and not job.status.playoff_done:
+        create = _start(observed, Stage.PLAYOFF, None, lambda attempt: plan.playoff(job, runtime, entrants, attempt))
+        return Progress(job.status, Reason.BENCHMARKING, create)
+    selection = select(job.spec, job.status)
+    update = {"trials": list(selection.trials), "best": selection.best, "nearest_miss": selection.nearest_miss}
+    return Progress(job.status.model_copy(update=update | {"playoff_done": True}))
+
+
+def _publish(job: OptimizationJob, observed: Observed, runtime: OptimizationRuntime) -> Progress:
+    """Make the claim on the holdout split and publish, or neither when nothing keeps the promises."""
+    best = job.status.best
+    if best is None or job.status.claim:
+        return Progress(job.status)
+    baseline = job.status.trials[plan.BASELINE_TRIAL]
+    reference = Finalist(trial=baseline.index, engine=baseline.candidates[0].engine, artifact=baseline.artifact)
+    winner = Finalist(trial=best.trial, engine=best.engine, artifact=best.artifact)
+    create = _start(
+        observed, Stage.PUBLISH, None, lambda attempt: plan.publish(job, runtime, reference, winner, attempt)
+    )
+    return Progress(job.status, Reason.PUBLISHING, create)
+
+
+def _start(observed: Observed, stage: Stage, trial: int | None, make: Callable[[int], Work]) -> tuple[Work, ...]:
+    """The work to create: none while one is under way, the next attempt after a lost pod. Raises Ended."""
+    seen = [s for s in observed.works if s.work.task.stage == stage and s.work.task.trial == trial]
+    if any(s.state == WorkState.ACTIVE for s in seen):
+        return ()
+    for s in seen:
+        if s.report and s.report.error and s.report.error.kind == ErrorKind.PERMANENT:
+            raise Ended(Reason.INVALID_INPUT, s.report.error.message)
+    if len(seen) >= ATTEMPTS:
+        raise Ended(Reason.WORK_FAILED, f"{stage} failed {len(seen)} times, at last with: {_why(seen)}")
+    return (make(max((s.work.attempt + 1 for s in seen), default=0)),)
+
+
+def _why(seen: list[ObservedWork]) -> str:
+    last = max(seen, key=lambda s: s.work.attempt)
+    return last.report.error.message if last.report and last.report.error else last.message or "no report was left"
+
+
+def _outcome(status: OptimizationJobStatus) -> Reason:
+    """How a flow that ran to its end ended."""
+    if status.best is None:
+        return Reason.NO_FEASIBLE_CANDIDATE
+    if status.claim and status.claim.verdict == Verdict.VIOLATED:
+        return Reason.CLAIM_VIOLATED
+    if status.best.trial == plan.BASELINE_TRIAL:
+        return Reason.BASELINE_IS_BEST
+    return Reason.PUBLISHED if status.published else Reason.SELECTED

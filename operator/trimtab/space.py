@@ -1,0 +1,136 @@
+"""The space a pipeline spans, and the pipeline that one point of it stands for.
+
+A point is a flat mapping from a setting's name to its choice, both as text (`{"quantize.perChannel": "true"}`): that
+is what the status stores and what people read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, log
+from typing import Any
+
+from pydantic.alias_generators import to_camel
+
+from trimtab.api.techniques import IntRange, Range, Scale, Searched, Step
+
+Point = Mapping[str, str]
+
+GRID_POINTS = 5
+"""What a grid makes of an interval; a list of values is taken as it is."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched setting: either listed choices, or an interval."""
+
+    name: str
+    choices: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    integer: bool = False
+
+    def at(self, fraction: float) -> str:
+        """The text of the value at a fraction in [0, 1] of the interval."""
+        if self.log:
+            value = exp(log(self.low) + fraction * (log(self.high) - log(self.low)))
+        else:
+            value = self.low + fraction * (self.high - self.low)
+        return str(round(value)) if self.integer else f"{value:.6g}"
+
+    def grid(self) -> tuple[str, ...]:
+        """The choices, or evenly spaced values of the interval without repeats."""
+        if self.choices:
+            return self.choices
+        return tuple(dict.fromkeys(self.at(i / (GRID_POINTS - 1)) for i in range(GRID_POINTS)))
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One earlier trial as the search sees it. `value` (to minimize) is None while it runs or if it failed."""
+
+    point: Point
+    value: float | None = None
+    violation: float = 0.0
+    """How far the nearest constraint is missed; 0 or less is feasible."""
+
+
+def space(steps: Sequence[Step]) -> tuple[Dimension, ...]:
+    """Every setting with more than one possible value, in the order of the pipeline."""
+    return tuple(d for label, step in labelled(steps) for d in _dimensions(label, step) if len(d.grid()) > 1)
+
+
+def labelled(steps: Sequence[Step]) -> Iterator[tuple[str, Step]]:
+    """Each step with its name: the technique's, and a number from the second of its kind (`prune`, `prune2`)."""
+    seen: dict[str, int] = {}
+    for step in steps:
+        count = seen[step.technique] = seen.get(step.technique, 0) + 1
+        yield (step.technique if count == 1 else f"{step.technique}{count}"), step
+
+
+def _dimensions(label: str, step: Step) -> Iterator[Dimension]:
+    if step.optional:
+        yield Dimension(f"{label}.enabled", ("true", "false"))
+    for field, info in type(step.config).model_fields.items():
+        setting = getattr(step.config, field)
+        name = f"{label}.{to_camel(field)}"
+        if isinstance(setting, Range | IntRange):
+            yield _numeric(name, setting)
+        elif any(isinstance(mark, Searched) for mark in info.metadata):
+            yield Dimension(name, tuple(_text(choice) for choice in setting))
+
+
+def _numeric(name: str, setting: Range | IntRange) -> Dimension:
+    if setting.values is not None:
+        return Dimension(name, tuple(str(value) for value in setting.values))
+    assert setting.min is not None
+    assert setting.max is not None
+    logarithmic = isinstance(setting, Range) and setting.scale == Scale.LOG
+    return Dimension(name, (), float(setting.min), float(setting.max), logarithmic, isinstance(setting, IntRange))
+
+
+def _text(choice: Any) -> str:
+    return str(choice).lower() if isinstance(choice, bool) else str(choice)
+
+
+def fix(steps: Sequence[Step], point: Point) -> list[Step]:
+    """The pipeline with every setting chosen: what a trial's Task carries. Steps left out by the point are gone."""
+    return [
+        Step.model_validate({step.technique: _fix_config(label, step, point)})
+        for label, step in labelled(steps)
+        if point.get(f"{label}.enabled") != "false"
+    ]
+
+
+def _fix_config(label: str, step: Step, point: Point) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    for field, info in type(step.config).model_fields.items():
+        setting = getattr(step.config, field)
+        text = point.get(f"{label}.{to_camel(field)}")
+        if isinstance(setting, Range | IntRange):
+            value = text or str((setting.values or [setting.min])[0])
+            config[field] = {"values": [int(value) if isinstance(setting, IntRange) else value]}
+        elif any(isinstance(mark, Searched) for mark in info.metadata):
+            config[field] = [next(c for c in setting if text is None or _text(c) == text)]
+        else:
+            config[field] = setting
+    return config
+
+
+def canonical(point: Point) -> tuple[tuple[str, str], ...]:
+    """Equal for two points that stand for the same pipeline."""
+    return tuple(sorted(without_idle(point).items()))
+
+
+def without_idle(point: Point) -> Point:
+    """The point without the settings of steps it leaves out: they make no difference."""
+    idle = tuple(
+        name.removesuffix("enabled") for name, value in point.items() if name.endswith(".enabled") and value == "false"
+    )
+    return {
+        name: value
+        for name, value in point.items()
+        if name.endswith(".enabled") or not name.startswith(idle or ("\0",))
+    }

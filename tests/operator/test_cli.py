@@ -1,0 +1,60 @@
+"""The command: what it loads, what it says, how it exits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from builders import job_dict
+
+LOADED = (
+    "import sys; from trimtab.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass\nprint(*sys.modules)"
+)
+
+
+def trimtab(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "trimtab", *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("heavy", ["torch", "kopf", "kubernetes", "pydantic", "numpy", "optuna", "aiohttp"])
+def test_help_loads_nothing_heavy(heavy: str) -> None:
+    shown = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True).stdout
+    assert heavy not in shown.split()
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["validate"], ["operator"]])
+def test_every_command_has_help(command: list[str]) -> None:
+    shown = trimtab(*command, "--help")
+    assert shown.returncode == 0
+    assert "usage: trimtab" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["run", "none.yaml"], "none.yaml: cannot be read: No such file or directory"),
+        (["validate", "bad.yaml"], "bad.yaml: spec.serch: unknown field; did you mean search?"),
+        (["run", "good.yaml", "--volume", "data"], "--volume data: write CLAIM=DIR"),
+        (
+            ["run", "good.yaml"],
+            "spec.model.uri: pvc://models/m.onnx: no folder stands for the claim 'models'; add --volume models=DIR",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], line: str) -> None:
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(job_dict(serch={})))
+    (tmp_path / "good.yaml").write_text(yaml.safe_dump(job_dict()))
+    shown = subprocess.run(
+        [sys.executable, "-m", "trimtab", *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert shown.returncode == 2
+    assert shown.stderr == line + "\n"
+    assert not list(tmp_path.glob(".trimtab/*"))
+
+
+def test_a_good_manifest_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(yaml.safe_dump(job_dict()))
+    assert trimtab("validate", str(tmp_path / "good.yaml")).returncode == 0

@@ -1,0 +1,76 @@
+"""What people write wrong, and the one line they get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from builders import job_dict
+
+from trimtab.documents import Refused, read_documents, read_job
+
+
+def written(path: Path, content: object) -> Path:
+    file = path / "job.yaml"
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("a: [", "not YAML at line"),
+        ("a: 1", "nothing of apiVersion trimtab.dev/v1alpha1"),
+        ({"apiVersion": "trimtab.dev/v1alpha1", "kind": "Job"}, "kind: 'Job' is none of OptimizationJob"),
+        (job_dict(tecniques=[]), "spec.tecniques: unknown field; did you mean techniques?"),
+        (
+            job_dict(techniques=[{"quantize": {"perChanel": [True]}}]),
+            "spec.techniques[0].quantize.perChanel: unknown field; did you mean perChannel?",
+        ),
+        (job_dict(model=None), "spec.model: required, and not given"),
+        (
+            job_dict(model={"uri": "http://x", "format": "ONNX"}),
+            "spec.model.uri: 'http://x' is not a file:// or pvc:// address",
+        ),
+        (
+            job_dict(model={"uri": "pvc://m/x", "format": "TFLite"}),
+            "spec.model.format: 'TFLite' is none of 'ONNX' or 'PyTorch'",
+        ),
+        (
+            job_dict(techniques=[{"quantize": {}, "distill": {}}]),
+            "spec.techniques[0]: a step names exactly one technique",
+        ),
+        (
+            job_dict(constraints=[{"metric": "latencyP95", "max": "20Mi"}]),
+            "spec.constraints[0]: the bound has the wrong unit",
+        ),
+        (job_dict(constraints=[{"metric": "accuracy"}]), "give exactly one of maxDrop, max and min"),
+        (job_dict(search={"maxTrials": 0}), "spec.search.maxTrials: 0 is refused: input should be greater than"),
+        (job_dict(techniques=[]), "spec.techniques: [] is refused: list should have at least 1 item"),
+    ],
+)
+def test_a_bad_document_gets_one_line(tmp_path: Path, content: object, line: str) -> None:
+    with pytest.raises(Refused) as refused:
+        read_documents(written(tmp_path, content))
+    text = str(refused.value)
+    assert text.startswith(str(tmp_path / "job.yaml"))
+    assert line in text
+    assert len(text.splitlines()) == 1
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(Refused) as refused:
+        read_documents(written(tmp_path, job_dict(model=None, data=None)))
+    assert len(str(refused.value).splitlines()) == 2
+
+
+def test_other_documents_in_the_file_are_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "all.yaml"
+    file.write_text(yaml.safe_dump_all([{"apiVersion": "v1", "kind": "Namespace"}, job_dict()]))
+    assert read_job(file).metadata.name == "m"
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="cannot be read: No such file"):
+        read_job(tmp_path / "none.yaml")

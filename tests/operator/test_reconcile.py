@@ -1,0 +1,243 @@
+"""The flow of one job, in a world where pods end at once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from builders import NOW, Quality, World, broken, lost, make_job, make_runtime, scopes
+
+from trimtab.api.job import EngineName, OptimizationJobStatus, Outcome, TrialState
+from trimtab.api.work import ErrorKind, Stage
+from trimtab.decisions import Observed, ObservedWork, Work, WorkState
+from trimtab.reconcile import ATTEMPTS, reconcile
+
+
+def outcomes(status: OptimizationJobStatus) -> dict[tuple[int, str], Outcome | None]:
+    return {(t.index, c.engine): c.outcome for t in status.trials for c in t.candidates}
+
+
+def test_a_job_runs_from_manifest_to_published_winner() -> None:
+    world = World(make_job())
+    status = world.run()
+    assert world.started == [
+        "m-01234567-inspect-0",
+        "m-01234567-trial-1-0",
+        "m-01234567-trial-2-0",
+        "m-01234567-playoff-0",
+        "m-01234567-publish-0",
+    ]
+    assert status.best
+    assert (status.best.trial, status.best.speed_up, status.best.size) == (2, "1.49x", "320")
+    assert status.state == "Published"
+    assert world.condition("Complete")[:2] == ("True", "Published")
+    assert outcomes(status) == {
+        (0, "ONNXRuntime"): Outcome.DOMINATED,
+        (1, "ONNXRuntime"): Outcome.INFEASIBLE,
+        (2, "ONNXRuntime"): Outcome.FEASIBLE,
+    }
+    assert status.cost.pod_seconds == "9"
+
+
+def test_events_tell_each_transition_once() -> None:
+    world = World(make_job())
+    world.run()
+    world.run()
+    assert [event.reason for event in world.events] == [
+        "Inspected",
+        "TrialSucceeded",
+        "TrialSucceeded",
+        "CandidateSelected",
+        "Published",
+        "Complete",
+    ]
+
+
+def test_parallelism_bounds_the_trials_under_way() -> None:
+    world = World(
+        make_job(
+            techniques=[{"quantize": {"operatorScope": ["All", "Compute"], "perChannel": [True, False]}}],
+            search={"parallelism": 3, "maxTrials": 4},
+        )
+    )
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE) if work.task.trial else None
+    world.run()
+    assert [name for name in world.started if "trial" in name] == [f"m-01234567-trial-{i}-0" for i in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "truth", "state", "best"),
+    [
+        pytest.param({}, scopes, "Published", 2, id="the faster one that keeps its accuracy wins"),
+        pytest.param({"publish": None}, scopes, "Selected", 2, id="without publish the winner is only named"),
+        pytest.param(
+            {}, lambda settings, engine: Quality(), "BaselineIsBest", 0, id="nothing faster: the input model wins"
+        ),
+        pytest.param(
+            {},
+            lambda settings, engine: Quality(ratio=0.99) if settings else Quality(),
+            "BaselineIsBest",
+            0,
+            id="faster within noise is not faster",
+        ),
+        pytest.param(
+            {"constraints": [{"metric": "size", "max": "100"}]},
+            scopes,
+            "NoFeasibleCandidate",
+            None,
+            id="nothing keeps the promise",
+        ),
+        pytest.param(
+            {"constraints": [{"metric": "size", "max": "500"}]},
+            lambda settings, engine: Quality(ratio=1.3, size=400) if settings else Quality(),
+            "Published",
+            1,
+            id="a slower model wins when the input model breaks a promise",
+        ),
+        pytest.param(
+            {"objectives": [{"metric": "size", "goal": "Minimize"}], "constraints": []},
+            scopes,
+            "Published",
+            1,
+            id="the objective decides",
+        ),
+        pytest.param(
+            {"target": {"engines": ["ONNXRuntime", "OpenVINO"]}},
+            lambda settings, engine: Quality(ratio=0.5 if engine == EngineName.OPENVINO and not settings else 1.0),
+            "BaselineIsBest",
+            0,
+            id="the input model on another engine is a candidate",
+        ),
+    ],
+)
+def test_selection(spec: dict, truth, state: str, best: int | None) -> None:
+    status = World(make_job(**spec), truth).run()
+    assert status.state == state
+    assert (status.best.trial if status.best else None) == best
+    assert all(outcomes(status).values()), "every candidate has an outcome"
+
+
+def test_nothing_feasible_names_the_nearest_miss_and_the_binding_constraint() -> None:
+    world = World(make_job(constraints=[{"metric": "size", "max": "100"}]))
+    status = world.run()
+    assert status.nearest_miss == "trial 1 on ONNXRuntime: size is 300, above 100"
+    assert world.condition("CandidateSelected") == ("False", "NoFeasibleCandidate", status.nearest_miss)
+    assert world.condition("Published")[0] == "False"
+    assert not any("publish" in name for name in world.started)
+
+
+def test_a_lost_pod_is_started_again_and_a_finished_one_is_not() -> None:
+    world = World(make_job())
+    world.sabotage = lambda work: lost(work) if work.name.endswith("trial-1-0") else None
+    status = world.run()
+    assert [name for name in world.started if "trial" in name] == [
+        "m-01234567-trial-1-0",
+        "m-01234567-trial-2-0",
+        "m-01234567-trial-1-1",
+    ]
+    assert status.state == "Published"
+
+
+def test_a_missing_report_means_again() -> None:
+    world = World(make_job())
+    world.sabotage = lambda work: ObservedWork(work, WorkState.SUCCEEDED) if work.attempt == 0 else None
+    assert world.run().state == "Published"
+
+
+def test_a_failed_trial_never_sinks_the_job() -> None:
+    world = World(make_job())
+    world.sabotage = lambda work: lost(work) if work.task.trial == 1 else None
+    status = world.run()
+    assert status.state == "Published"
+    assert status.trials[1].state == TrialState.FAILED
+    assert status.trials[1].message == f"Trial failed {ATTEMPTS} times, at last with: OOMKilled"
+
+
+@pytest.mark.parametrize(
+    ("kind", "starts", "accepted", "reason"),
+    [(ErrorKind.PERMANENT, 1, "False", "InvalidInput"), (ErrorKind.TEMPORARY, ATTEMPTS, "Unknown", "WorkFailed")],
+)
+def test_an_inspection_that_fails_ends_the_job(kind: ErrorKind, starts: int, accepted: str, reason: str) -> None:
+    world = World(make_job())
+    message = "spec.model.uri: m.onnx is not an ONNX file; export it again"
+    world.sabotage = lambda work: ObservedWork(work, WorkState.FAILED, broken(Stage.INSPECT, kind, message))
+    world.run()
+    assert len(world.started) == starts
+    assert world.condition("Failed")[:2] == ("True", reason)
+    assert message in world.condition("Failed")[2]
+    assert world.condition("Accepted")[0] == accepted
+
+
+def test_a_missing_runtime_is_waited_for() -> None:
+    world = World(make_job(), runtime=None)
+    world.run()
+    assert world.condition("Accepted")[:2] == ("False", "RuntimeNotFound")
+    assert "'default'" in world.condition("Accepted")[2]
+    world.runtime = make_runtime()
+    assert world.run().state == "Published"
+
+
+def test_suspend_deletes_what_runs_and_resume_goes_on() -> None:
+    world = World(make_job())
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE) if work.task.trial else None
+    world.run()
+    spec = world.job.spec
+    world.job = world.job.model_copy(update={"spec": spec.model_copy(update={"suspend": True})})
+    world.run()
+    assert not any(seen.state == WorkState.ACTIVE for seen in world.works.values())
+    assert world.condition("Suspended")[:2] == ("True", "Suspended")
+    world.job = world.job.model_copy(update={"spec": spec})
+    world.sabotage = lambda work: None
+    assert world.run().state == "Published"
+    assert world.condition("Suspended")[:2] == ("False", "Resumed")
+
+
+def test_the_deadline_ends_the_job_and_its_pods() -> None:
+    world = World(make_job(budget={"deadline": "1h"}))
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE)
+    assert world.step().requeue_after == 3600
+    world.now = NOW + timedelta(hours=1)
+    world.run()
+    assert world.condition("Failed")[:2] == ("True", "DeadlineExceeded")
+    assert not world.works
+
+
+def test_the_job_of_a_trial_is_the_record_of_its_proposal() -> None:
+    """The operator died between starting a trial and writing the status: the trial is adopted as it was proposed."""
+    world = World(make_job())
+    world.step()
+    before = world.job
+    world.step()
+    world.job = before
+    status = world.run()
+    assert status.trials[2].settings == {"quantize.operatorScope": "Compute"}
+    assert len(world.started) == len(set(world.started)) == 5
+
+
+@pytest.mark.parametrize("lost_write", range(6))
+def test_a_lost_status_write_changes_nothing_at_the_end(lost_write: int) -> None:
+    undisturbed = World(make_job()).run()
+    world = World(make_job())
+    for step in range(12):
+        before = world.job
+        world.step()
+        if step == lost_write:
+            world.job = before
+    assert world.job.status == undisturbed
+    assert len(world.started) == len(set(world.started)) == 5
+
+
+def test_reconcile_is_pure() -> None:
+    job = make_job()
+    observed = Observed(make_runtime())
+    assert reconcile(job, observed, NOW) == reconcile(job, observed, NOW)
+    assert job == make_job()
+
+
+def test_a_finished_job_only_ends_what_still_runs() -> None:
+    world = World(make_job())
+    world.run()
+    straggler = next(iter(world.works.values()))
+    world.works = {"late": ObservedWork(Work("late", straggler.work.task), WorkState.ACTIVE)}
+    decision = world.step()
+    assert (decision.create, decision.delete, decision.events) == ((), ("late",), ())
