@@ -95,7 +95,7 @@ class ModelMonitorSpec(Spec):
         ),
     )
     target: MonitorTarget
-    triggers: list[Trigger] = Field(min_length=1, max_length=8)
+    triggers: list[Trigger] = Field(min_length=1, max_length=8, description="What makes the monitor act.")
     action: Action = Action.REOPTIMIZE
     capture: Uri | None = Field(
         None, description="The folder of the server's captured traffic; capture is off unless the server is told to."

@@ -85,3 +85,32 @@ class EventReason(StrEnum):
     TRIGGERED = "Triggered"
     SUPPRESSED = "Suppressed"
     RESOLVED = "Resolved"
+
+
+class ServedMetric(StrEnum):
+    """What the model server exports, each with the label `model_name`, and the generated rules read."""
+
+    REQUEST_DURATION = "trimtab_request_duration_seconds"
+    INFERENCE_DURATION = "trimtab_inference_duration_seconds"
+    REQUESTS = "trimtab_requests_total"
+    DRIFT_SCORE = "trimtab_drift_score"
+    DRIFT_THRESHOLD = "trimtab_drift_threshold"
+    DRIFT_WINDOW_ROWS = "trimtab_drift_window_rows"
+    CAPTURE_READY = "trimtab_capture_ready"
+    MODEL_INFO = "trimtab_model_info"
+
+
+class AlertName(StrEnum):
+    MODEL_DRIFT_DETECTED = "ModelDriftDetected"
+    MODEL_LATENCY_HIGH = "ModelLatencyHigh"
+
+
+class AlertLabel(StrEnum):
+    """What the generated rules put on an alert, so that the webhook finds the way back to its monitor."""
+
+    NAMESPACE = "namespace"
+    MONITOR = "modelmonitor"
+    MONITOR_UID = "modelmonitor_uid"
+    ACTION = "action"
+    TRIGGER = "trigger"
+    SEVERITY = "severity"

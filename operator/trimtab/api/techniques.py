@@ -4,7 +4,7 @@ A config model describes a *space*: a categorical setting is a list of choices, 
 fixes one point of the space; what a pod receives is the same model with one choice left in every setting, which
 `chosen` reads. So a technique has one model, not a searchable twin beside it.
 
-To add a technique: write its model and name it in `Step` (here), write its function (`trimtab_jobs/techniques`),
+To add a technique: write its model and name it in `Techniques` (here), write its function (`trimtab_jobs/techniques`),
 add a line to the table there, and a test. `tests/contracts/test_extending.py` does exactly that.
 """
 
@@ -173,11 +173,18 @@ class Distill(Spec):
     learning_rate: Range = Field(fixed(0.001), description="The peak learning rate of Adam.")
 
 
-Technique = Quantize | Prune | Distill
-TECHNIQUES = ("quantize", "prune", "distill")
+class Techniques(Spec):
+    """The techniques by name; the order here is the order of the reference."""
+
+    quantize: Quantize | None = None
+    prune: Prune | None = None
+    distill: Distill | None = None
 
 
-class Step(Spec):
+TECHNIQUES = tuple(Techniques.model_fields)
+
+
+class Step(Techniques):
     """One step of the pipeline: exactly one technique."""
 
     rules: ClassVar = (
@@ -188,9 +195,6 @@ class Step(Spec):
         ),
     )
     optional: bool = Field(False, description="The search may leave this step out.")
-    quantize: Quantize | None = None
-    prune: Prune | None = None
-    distill: Distill | None = None
 
     @property
     def technique(self) -> str:
@@ -198,6 +202,6 @@ class Step(Spec):
         return next(name for name in TECHNIQUES if getattr(self, name) is not None)
 
     @property
-    def config(self) -> Technique:
-        config: Technique = getattr(self, self.technique)
+    def config(self) -> Spec:
+        config: Spec = getattr(self, self.technique)
         return config

@@ -15,6 +15,7 @@ from pydantic import Field, create_model
 from trimtab.api.base import Spec
 from trimtab.api.job import Name
 from trimtab.api.runtime import PullPolicy, ResourceName, Resources
+from trimtab.api.schema.wire import inlined, wire_schema
 from trimtab.settings import Settings
 
 Labels = dict[ResourceName, Annotated[str, Field(max_length=63)]]
@@ -23,22 +24,26 @@ Labels = dict[ResourceName, Annotated[str, Field(max_length=63)]]
 class Image(Spec):
     """The operator's image."""
 
-    repository: str = Field("trimtab-operator", description="What `docker build --target operator` was told to name it.")
+    repository: str = Field(
+        "trimtab-operator", description="What `docker build --target operator` was told to name it."
+    )
     tag: str = Field("", description="Left empty: the chart's appVersion.")
-    pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
+    pull_policy: PullPolicy = Field(PullPolicy.IF_NOT_PRESENT, description="When a node fetches it.")
 
 
 class Crds(Spec):
     """The CustomResourceDefinitions."""
 
     enabled: bool = Field(True, description="Install and upgrade them with the chart.")
-    keep: bool = Field(True, description="Leave them, and with them every OptimizationJob, when the chart is uninstalled.")
+    keep: bool = Field(
+        True, description="Leave them, and with them every OptimizationJob, when the chart is uninstalled."
+    )
 
 
 class ServiceAccount(Spec):
-    """What the operator is in the eyes of the API server."""
+    """Who the operator is to the API server. Roles are bound to it either way."""
 
-    create: bool = Field(True, description="Make one, and let it do what the operator does, no more.")
+    create: bool = Field(True, description="Make one; otherwise name one that exists.")
     name: str = Field("", max_length=253, description="Left empty: the release's name.")
     annotations: dict[str, str] = Field({}, description="For cloud identities.")
 
@@ -75,7 +80,7 @@ class Values(Spec):
     image_pull_secrets: list[Name] = Field([], description="Secrets for the registry that has the image.")
     settings: OperatorSettings = Field(OperatorSettings(), description="The operator itself.")
     crds: Crds = Field(Crds(), description="The CustomResourceDefinitions.")
-    service_account: ServiceAccount = Field(ServiceAccount(), description="What the operator may do in the cluster.")
+    service_account: ServiceAccount = Field(ServiceAccount(), description="Who the operator is to the API server.")
     alerts: Alerts = Field(Alerts(), description="The webhook that Alertmanager calls.")
     service_monitor: ServiceMonitor = Field(ServiceMonitor(), description="For the Prometheus operator.")
     resources: Resources = Field(
@@ -89,6 +94,13 @@ class Values(Spec):
 def values_yaml() -> str:
     """The chart's values.yaml: every value with its default, under what it means."""
     return "\n".join(_lines(Values(), "")) + "\n"
+
+
+def values_schema() -> dict[str, Any]:
+    """The chart's values.schema.json: an unknown value is an error, but for `global`, which a parent chart may set."""
+    schema = inlined(wire_schema(Values))
+    members = {**schema["properties"], "global": {"type": "object"}}
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **schema, "properties": members}
 
 
 def _lines(values: Spec, indent: str) -> list[str]:

@@ -1,0 +1,83 @@
+"""A control plane of the tests' own, for those that only ask what a real API server accepts.
+
+It has no node and shares nothing with a cluster that may be up on the machine: tests here install CRDs and charts
+that would be in the way there. It starts in seconds, once per test run, and goes with it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lab import cluster, tools
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@functools.cache
+def kubeconfig() -> Path:
+    """The administrator's kubeconfig of the running control plane."""
+    for name in tools.CONTROL_PLANE:
+        tool(name)
+    folder = tempfile.mkdtemp(prefix="trimtab-api-")
+    with _lab_in(folder):
+        path = cluster.up(with_node=False)
+    atexit.register(_down, folder)
+    return path
+
+
+@functools.cache
+def tool(name: str) -> Path:
+    """One of the lab's programs, built if need be."""
+    if tools.missing([name]) and shutil.which("go") is None:
+        pytest.skip("needs Go to build Kubernetes")
+    tools.build([name])
+    return tools.path(name)
+
+
+def kubectl(*words: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run kubectl to its end, whatever it says."""
+    return _run("kubectl", *words, stdin=stdin)
+
+
+def helm(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run helm to its end, whatever it says."""
+    return _run("helm", *words)
+
+
+def _run(program: str, *words: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [tool(program), "--kubeconfig", kubeconfig(), *words]
+    return subprocess.run(command, input=stdin, text=True, capture_output=True, check=False)
+
+
+def install_crds() -> None:
+    done = kubectl("apply", "--server-side", "--force-conflicts", "-f", REPOSITORY / "crds")
+    assert done.returncode == 0, done.stderr
+    established = kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", REPOSITORY / "crds")
+    assert established.returncode == 0, established.stderr
+
+
+@contextmanager
+def _lab_in(folder: str) -> Iterator[None]:
+    before = os.environ.get("TRIMTAB_LAB")
+    os.environ["TRIMTAB_LAB"] = folder
+    try:
+        yield
+    finally:
+        os.environ.pop("TRIMTAB_LAB")
+        if before is not None:
+            os.environ["TRIMTAB_LAB"] = before
+
+
+def _down(folder: str) -> None:
+    with _lab_in(folder):
+        cluster.down()

@@ -1,0 +1,251 @@
+"""The chart as a real helm renders and installs it, judged by a real API server and by the operator's own settings."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+import apiserver
+from trimtab.api.schema.__main__ import ROOT
+from trimtab.settings import Settings
+
+pytestmark = pytest.mark.e2e
+
+CHART = ROOT / "charts" / "trimtab"
+NAMESPACE = "trimtab-system"
+Object = dict[str, Any]
+
+
+def helm(*words: str) -> subprocess.CompletedProcess[str]:
+    """Helm without a cluster."""
+    return subprocess.run([apiserver.tool("helm"), *words], text=True, capture_output=True, check=False)
+
+
+def render(*settings: str) -> list[Object]:
+    """The chart's objects, given `--set` settings."""
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    done = helm("template", "trimtab", str(CHART), "--namespace", NAMESPACE, *chosen)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def the(kind: str, objects: list[Object], name: str = "trimtab") -> Object:
+    [found] = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
+    return found
+
+
+def pod_of(objects: list[Object]) -> Object:
+    pod: Object = the("Deployment", objects)["spec"]["template"]
+    return pod
+
+
+def rules_of(objects: list[Object]) -> list[Object]:
+    kinds = ("Role", "ClusterRole")
+    return [rule for item in objects if item["kind"] in kinds for rule in item["rules"]]
+
+
+class TestRendered:
+    def test_lint(self) -> None:
+        done = helm("lint", "--strict", str(CHART))
+        assert done.returncode == 0, done.stdout
+
+    def test_crds_are_the_generated_ones(self) -> None:
+        rendered = {item["metadata"]["name"]: item for item in render() if item["kind"] == "CustomResourceDefinition"}
+        generated = [yaml.safe_load(path.read_text()) for path in (ROOT / "crds").glob("*.yaml")]
+        assert {name: item["spec"] for name, item in rendered.items()} == {
+            item["metadata"]["name"]: item["spec"] for item in generated
+        }
+        assert {item["metadata"]["annotations"]["helm.sh/resource-policy"] for item in rendered.values()} == {"keep"}
+
+    def test_crds_may_be_left_out_or_go_with_the_chart(self) -> None:
+        assert "CustomResourceDefinition" not in {item["kind"] for item in render("crds.enabled=false")}
+        crd = the("CustomResourceDefinition", render("crds.keep=false"), "optimizationjobs.trimtab.dev")
+        assert "annotations" not in crd["metadata"]
+
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            ([], {}),
+            (["settings.workers=16", "settings.logFormat=JSON"], {"workers": 16, "log_format": "JSON"}),
+            (["settings.watchNamespaces={ml,vision}"], {"watch_namespaces": ["ml", "vision"]}),
+        ],
+    )
+    def test_the_operator_reads_what_the_values_say(self, given: list[str], expected: Object) -> None:
+        [container] = pod_of(render(*given))["spec"]["containers"]
+        environment = {variable["name"]: variable["value"] for variable in container["env"]}
+        read = Settings.from_environment(environment)
+        assert read == Settings(alerts_token_file="/etc/trimtab/alerts/token", **expected)
+        assert [port["containerPort"] for port in container["ports"]] == [read.http_port]
+
+    @pytest.mark.parametrize(
+        ("setting", "complaint"),
+        [
+            ("settings.workers=0", "at '/settings/workers': minimum: got 0, want 1"),
+            ("settings.logLevel=Loud", "at '/settings/logLevel': value must be one of"),
+            ("settings.watchNamespaces={ML}", "at '/settings/watchNamespaces/0'"),
+            ("imagge.tag=1", "additional properties 'imagge' not allowed"),
+        ],
+    )
+    def test_wrong_values_are_refused(self, setting: str, complaint: str) -> None:
+        done = helm("template", "trimtab", str(CHART), "--set", setting)
+        assert done.returncode != 0
+        assert complaint in done.stderr
+
+    def test_rights_are_what_the_operator_needs(self) -> None:
+        rules = rules_of([the("ClusterRole", render())])
+        assert {
+            f"{verb} {group}/{resource}"
+            for rule in rules
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+            if verb not in ("get", "list", "watch")
+        } == {
+            "patch trimtab.dev/optimizationjobs/status",
+            "patch trimtab.dev/modelmonitors/status",
+            "create trimtab.dev/optimizationjobs",
+            "create batch/jobs",
+            "delete batch/jobs",
+            "create events.k8s.io/events",
+            "create /configmaps",
+            "patch /configmaps",
+        }
+
+    @pytest.mark.parametrize("given", [[], ["settings.watchNamespaces={ml,vision}"]])
+    def test_nobody_gets_secrets_or_wildcards(self, given: list[str]) -> None:
+        words = {word for rule in rules_of(render(*given)) for part in rule.values() for word in part}
+        assert not words & {"*", "secrets"}
+
+    def test_named_namespaces_get_roles(self) -> None:
+        objects = render("settings.watchNamespaces={ml,vision}")
+        bindings = [item for item in objects if item["kind"] == "RoleBinding"]
+        roles = [item["metadata"]["namespace"] for item in objects if item["kind"] == "Role"]
+        assert [item["metadata"]["namespace"] for item in bindings] == roles == ["ml", "vision"]
+        assert {item["subjects"][0]["namespace"] for item in bindings} == {NAMESPACE}
+        assert "ClusterRoleBinding" not in {item["kind"] for item in objects}
+
+    def test_token(self) -> None:
+        given = the("Secret", render("alerts.token=s3cret"), "trimtab-alerts")["data"]["token"]
+        assert base64.b64decode(given) == b"s3cret"
+        own = render("alerts.existingSecret=mine")
+        assert "Secret" not in {item["kind"] for item in own}
+        assert pod_of(own)["spec"]["volumes"][0]["secret"]["secretName"] == "mine"
+
+    def test_service_monitor_is_opt_in(self) -> None:
+        assert "ServiceMonitor" not in {item["kind"] for item in render()}
+        monitor = the("ServiceMonitor", render("serviceMonitor.enabled=true", "serviceMonitor.labels.release=prom"))
+        service = the("Service", render())
+        assert monitor["metadata"]["labels"]["release"] == "prom"
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+        assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+
+    def test_names_follow_the_release(self) -> None:
+        done = helm("template", "prod", str(CHART), "--show-only", "templates/service.yaml")
+        assert yaml.safe_load(done.stdout)["metadata"]["name"] == "prod-trimtab"
+
+
+@pytest.fixture(scope="module")
+def notes() -> Iterator[str]:
+    """What helm says when it has installed the chart into a namespace that is as strict as can be."""
+    strict = {
+        "pod-security.kubernetes.io/enforce": "restricted",
+        "pod-security.kubernetes.io/enforce-version": "latest",
+    }
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": strict}}
+    assert apiserver.kubectl("apply", "-f", "-", stdin=json.dumps(namespace)).returncode == 0
+    apiserver.kubectl("delete", "--ignore-not-found", "-f", ROOT / "crds")
+    done = apiserver.helm("install", "trimtab", CHART, "--namespace", NAMESPACE)
+    assert done.returncode == 0, done.stderr
+    yield done.stdout
+    apiserver.helm("uninstall", "trimtab", "--namespace", NAMESPACE)
+
+
+def get(*words: str) -> Object:
+    done = apiserver.kubectl("get", *words, "--namespace", NAMESPACE, "-o", "json")
+    assert done.returncode == 0, done.stderr
+    found: Object = json.loads(done.stdout)
+    return found
+
+
+def can(verb: str, resource: str, namespace: str = "default", who: str = "") -> bool:
+    user = who or f"system:serviceaccount:{NAMESPACE}:trimtab"
+    name, _, part = resource.partition("/")
+    asked = (verb, name, f"--subresource={part}", f"--namespace={namespace}", f"--as={user}")
+    done = apiserver.kubectl("auth", "can-i", *asked)
+    return done.stdout.strip() == "yes"
+
+
+class TestInstalled:
+    def test_the_notes_say_what_is_next(self, notes: str) -> None:
+        assert "serves all namespaces" in notes
+        assert f"http://trimtab.{NAMESPACE}.svc:8080/alerts" in notes
+
+    def test_the_runtime_in_the_notes_is_valid(self, notes: str) -> None:
+        text = notes.partition("<<EOF\n")[2].partition("EOF")[0]
+        done = apiserver.kubectl("apply", "--dry-run=server", "-f", "-", stdin=text)
+        assert done.returncode == 0, done.stderr
+
+    def test_its_pod_meets_the_restricted_standard(self, notes: str) -> None:
+        pod = get("deployment", "trimtab")["spec"]["template"]
+        manifest = {"apiVersion": "v1", "kind": "Pod", **pod, "metadata": {"name": "like-it"}}
+        create = ("create", "--dry-run=server", "--namespace", NAMESPACE, "-f", "-")
+        assert apiserver.kubectl(*create, stdin=json.dumps(manifest)).returncode == 0
+        del manifest["spec"]["securityContext"]
+        assert "violates PodSecurity" in apiserver.kubectl(*create, stdin=json.dumps(manifest)).stderr
+
+    @pytest.mark.parametrize(
+        ("verb", "resource", "allowed"),
+        [
+            ("create", "jobs.batch", True),
+            ("patch", "optimizationjobs.trimtab.dev/status", True),
+            ("patch", "optimizationjobs.trimtab.dev", False),
+            ("create", "pods", False),
+            ("get", "secrets", False),
+            ("delete", "optimizationjobs.trimtab.dev", False),
+            ("create", "optimizationruntimes.trimtab.dev", False),
+        ],
+    )
+    def test_what_the_operator_may_do(self, notes: str, verb: str, resource: str, *, allowed: bool) -> None:
+        assert can(verb, resource) is allowed
+
+    def test_viewers_view_editors_edit_and_admins_own_runtimes(self, notes: str) -> None:
+        for role in ("view", "edit", "admin"):
+            apiserver.kubectl("create", "rolebinding", role, "--clusterrole", role, "--user", role, "-n", NAMESPACE)
+        jobs, runtimes = "optimizationjobs.trimtab.dev", "optimizationruntimes.trimtab.dev"
+        allowed = [
+            (role, verb, what.partition(".")[0])
+            for role in ("view", "edit", "admin")
+            for verb, what in (("list", jobs), ("create", jobs), ("list", runtimes), ("create", runtimes))
+            if can(verb, what, NAMESPACE, role)
+        ]
+        assert allowed == [
+            ("view", "list", "optimizationjobs"),
+            ("view", "list", "optimizationruntimes"),
+            ("edit", "list", "optimizationjobs"),
+            ("edit", "create", "optimizationjobs"),
+            ("edit", "list", "optimizationruntimes"),
+            ("admin", "list", "optimizationjobs"),
+            ("admin", "create", "optimizationjobs"),
+            ("admin", "list", "optimizationruntimes"),
+            ("admin", "create", "optimizationruntimes"),
+        ]
+
+    def test_an_upgrade_keeps_the_token(self, notes: str) -> None:
+        before = get("secret", "trimtab-alerts")["data"]
+        done = apiserver.helm("upgrade", "trimtab", CHART, "--namespace", NAMESPACE, "--set", "settings.workers=4")
+        assert done.returncode == 0, done.stderr
+        assert get("secret", "trimtab-alerts")["data"] == before
+        variables = get("deployment", "trimtab")["spec"]["template"]["spec"]["containers"][0]["env"]
+        assert {"name": "TRIMTAB_WORKERS", "value": "4"} in variables
+
+    def test_uninstalling_keeps_what_people_made(self, notes: str) -> None:
+        assert apiserver.helm("uninstall", "trimtab", "--namespace", NAMESPACE).returncode == 0
+        assert "trimtab.dev" in str(get("crd", "optimizationjobs.trimtab.dev")["spec"]["group"])
+        again = apiserver.helm("install", "trimtab", CHART, "--namespace", NAMESPACE)
+        assert again.returncode == 0, again.stderr

@@ -1,0 +1,232 @@
+"""Manifests that must be refused, each a good one with a change, and what a person is told.
+
+`says` is what the models say; `server` is what the API server says, where that differs because the check is its own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from trimtab.api.schema.kinds import KINDS, Kind
+from trimtab.api.schema.wire import inlined, wire_schema
+
+Manifest = dict[str, Any]
+REMOVED = object()
+
+JOB = yaml.safe_load("""
+apiVersion: trimtab.dev/v1alpha1
+kind: OptimizationJob
+metadata: {name: digits, namespace: default}
+spec:
+  model: {uri: pvc://models/digits.safetensors, format: PyTorch, factory: "digits:build", code: pvc://models/digits.py}
+  data:
+    calibration: {uri: pvc://data/calibration.npz}
+    train: {uri: pvc://data/train.npz}
+    evaluation: {uri: pvc://data/evaluation.npz}
+    holdout: {uri: pvc://data/holdout.npz}
+  target: {engines: [ONNXRuntime, OpenVINO], device: CPU, computeCapability: SM89, runtimeRef: {name: cpu-small}}
+  constraints:
+  - {metric: accuracy, maxDrop: 1%}
+  - {metric: latencyP95, max: 5ms}
+  - {metric: size, max: 20Mi}
+  - {metric: accuracy, min: 98%}
+  objectives: [{metric: latencyP50, goal: Minimize}]
+  techniques:
+  - prune: {granularity: [Channel], ratio: {values: ["0.3", "0.5"]}, ignoredLayers: [head]}
+    optional: true
+  - distill: {epochs: {min: 1, max: 3}, learningRate: {min: "0.0001", max: "0.01", scale: Log}}
+  - quantize: {precision: [Int8], method: [Static], operatorScope: [Compute], perChannel: [true]}
+  search: {algorithm: Bayesian, maxTrials: 8, parallelism: 2, seed: 7}
+  budget: {deadline: 1h}
+  publish: {uri: pvc://published}
+  suspend: true
+""")
+MONITOR = yaml.safe_load("""
+apiVersion: trimtab.dev/v1alpha1
+kind: ModelMonitor
+metadata: {name: digits, namespace: default}
+spec:
+  target: {model: digits-v2}
+  triggers:
+  - drift: {sustained: 5m}
+  - latency: {percentile: P95, max: 20ms, window: 5m, sustained: 5m}
+  action: Recalibrate
+  capture: pvc://captured
+  cooldown: 1h
+  suspend: true
+""")
+MONITOR["spec"]["jobTemplate"] = {"spec": JOB["spec"]}
+RUNTIME = yaml.safe_load("""
+apiVersion: trimtab.dev/v1alpha1
+kind: OptimizationRuntime
+metadata: {name: cpu-small, namespace: default}
+spec:
+  image: localhost/trimtab-jobs:dev
+  imagePullPolicy: Never
+  store: {uri: pvc://store}
+  env: [{name: OMP_NUM_THREADS, value: "1"}]
+  claims: [{claim: models, mountPath: /models, readOnly: true}]
+  resources: {requests: {cpu: 500m}, limits: {cpu: "1", memory: 1Gi}}
+  nodeSelector: {kubernetes.io/arch: amd64}
+  runtimeClassName: nvidia
+  activeDeadline: 1h
+""")
+GOOD = {manifest["kind"]: manifest for manifest in (JOB, MONITOR, RUNTIME)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A good manifest, the fields to change (dotted paths), and the answer."""
+
+    good: Manifest
+    changes: Mapping[str, Any]
+    says: str
+    server: str = ""
+
+    @property
+    def manifest(self) -> Manifest:
+        return changed(self.good, self.changes)
+
+    def __str__(self) -> str:
+        return ",".join(self.changes).removeprefix("spec.")
+
+
+CASES = (
+    # What people get wrong first: units, addresses, spelling.
+    Case(JOB, {"spec.constraints.0.maxDrop": "one"}, "'one' is not a percent such as 1%"),
+    Case(JOB, {"spec.budget.deadline": "90"}, "'90' is not a duration such as 5ms or 2h"),
+    Case(JOB, {"spec.model.uri": "s3://models/m"}, "'s3://models/m' is not a file:// or pvc:// address such as"),
+    Case(JOB, {"spec.model.factory": "build"}, "'build' is not a module:function such as digits:build"),
+    Case(JOB, {"spec.target.runtimeRef.name": "GPU"}, "'GPU' is not a Kubernetes name such as cpu-small"),
+    Case(JOB, {"spec.techniques.0.prune.ratio.values": ["30%"]}, "'30%' is not a number such as 0.5"),
+    Case(
+        JOB, {"spec.techniques.0.prune.ratios": {}}, "Extra inputs", 'unknown field "spec.techniques[0].prune.ratios"'
+    ),
+    Case(JOB, {"spec.data.holdout": REMOVED}, "Field required", "spec.data.holdout: Required value"),
+    Case(JOB, {"spec.search.seed": "seven"}, "valid integer", "spec.search.seed in body must be of type integer"),
+    Case(
+        JOB,
+        {"spec.target.engines.0": "TFLite"},
+        "Input should be 'ONNXRuntime', 'OpenVINO' or 'TensorRT'",
+        'supported values: "ONNXRuntime", "OpenVINO", "TensorRT"',
+    ),
+    # One for each rule.
+    Case(JOB, {"metadata.name": "n" * 41}, "metadata.name has more than 40 characters"),
+    Case(JOB, {"spec.model.factory": REMOVED}, "a PyTorch model needs factory"),
+    Case(JOB, {"spec.constraints.0.max": "99%"}, "give exactly one of maxDrop, max and min"),
+    Case(JOB, {"spec.constraints.0.metric": "size"}, "maxDrop is for accuracy: bound latency and size with max"),
+    Case(JOB, {"spec.constraints.1.max": "20Mi"}, "the bound has the wrong unit: accuracy takes a percent (98%)"),
+    Case(JOB, {"spec.constraints.2.max": "5ms"}, "the bound has the wrong unit: accuracy takes a percent (98%)"),
+    Case(JOB, {"spec.constraints.3.min": "0.98"}, "the bound has the wrong unit: accuracy takes a percent (98%)"),
+    Case(JOB, {"spec.data.train": REMOVED}, "distill trains: give data.train"),
+    Case(JOB, {"spec.data.calibration": REMOVED}, "static quantization needs data.calibration"),
+    Case(
+        JOB,
+        {"spec.model.format": "ONNX", "spec.model.factory": REMOVED},
+        "prune and distill need a PyTorch model",
+    ),
+    Case(JOB, {"spec.techniques.0.quantize": {}}, "a step names exactly one technique: split it in two"),
+    Case(JOB, {"spec.techniques.0.prune": REMOVED}, "a step names exactly one technique: split it in two"),
+    Case(JOB, {"spec.techniques.0.prune.ratio.min": "0.1"}, "give either values, or min and max"),
+    Case(JOB, {"spec.techniques.1.distill.epochs.max": REMOVED}, "give either values, or min and max"),
+    Case(JOB, {"spec.techniques.1.distill.learningRate.max": "1e-9"}, "min is above max: the range is empty"),
+    Case(JOB, {"spec.techniques.1.distill.epochs.min": 4}, "min is above max: the range is empty"),
+    Case(JOB, {"spec.techniques.1.distill.learningRate.min": "0"}, "a Log scale needs min above 0"),
+    Case(MONITOR, {"spec.target.model": "my model"}, "'my model' is not a label value such as digits-v2"),
+    Case(MONITOR, {"spec.triggers.0.latency": {"max": "5ms"}}, "a trigger names exactly one of drift and latency"),
+    Case(MONITOR, {"spec.capture": REMOVED}, "Recalibrate needs capture, the folder the server writes recent"),
+    Case(MONITOR, {"spec.jobTemplate.spec.data.train": REMOVED}, "distill trains: give data.train"),
+    Case(RUNTIME, {"spec.resources.limits.memory": "1 GB"}, "'1 GB' is not an amount such as 500m or 2Gi"),
+    Case(RUNTIME, {"spec.env.0.name": "OMP-THREADS"}, "'OMP-THREADS' is not a variable's name such as OMP_NUM"),
+    Case(RUNTIME, {"spec.claims.0.mountPath": "models"}, "'models' is not an absolute path such as /data"),
+    Case(
+        RUNTIME,
+        {"spec.nodeSelector": {"k" * 254: "v"}},
+        "at most 253 characters",
+        "a name has more than 253 characters",
+    ),
+)
+
+
+CHANGES: dict[str, Any] = {
+    "spec.model.uri": "pvc://models/other.safetensors",
+    "spec.data.holdout.uri": "pvc://data/other.npz",
+    "spec.target.engines": ["OpenVINO"],
+    "spec.constraints": [],
+    "spec.objectives.0.metric": "size",
+    "spec.techniques.0.optional": False,
+    "spec.search.maxTrials": 9,
+    "spec.publish": REMOVED,
+}
+"""A change to each field that is given at creation and stays."""
+
+
+def changed(good: Manifest, changes: Mapping[str, Any]) -> Manifest:
+    """A copy of a manifest with the fields at dotted paths set or removed."""
+    result = copy.deepcopy(good)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        node: Any = result
+        for key in parents:
+            node = node[int(key)] if isinstance(node, list) else node[key]
+        if value is REMOVED:
+            del node[last]
+        else:
+            node[int(last) if isinstance(node, list) else last] = value
+    return result
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A limit of a field that a good manifest has, and a value just beyond it."""
+
+    kind: str
+    path: tuple[str | int, ...]
+    keyword: str
+    value: Any
+
+    @property
+    def manifest(self) -> Manifest:
+        return changed(GOOD[self.kind], {".".join(map(str, self.path)): self.value})
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{'.'.join(map(str, self.path))}-{self.keyword}"
+
+
+def bounds() -> Iterator[Bound]:
+    """Every limit of every kind; the job template of a monitor is a job's spec once more."""
+    for kind in KINDS:
+        for bound in _bounds(kind, _spec_schema(kind), GOOD[kind.name]["spec"], ("spec",)):
+            if bound.path[:2] != ("spec", "jobTemplate"):
+                yield bound
+
+
+def _spec_schema(kind: Kind) -> Manifest:
+    return inlined(wire_schema(kind.parts["spec"]))
+
+
+def _bounds(kind: Kind, schema: Manifest, value: Any, path: tuple[str | int, ...]) -> Iterator[Bound]:
+    beyond = {
+        "minimum": lambda limit: limit - 1,
+        "maximum": lambda limit: limit + 1,
+        "minLength": lambda limit: value[: limit - 1],
+        "maxLength": lambda limit: value + "0" * limit,
+        "minItems": lambda limit: value[: limit - 1],
+        "maxItems": lambda limit: [*value, *[value[0]] * limit],
+        "maxProperties": lambda limit: {f"key-{number}": "1" for number in range(limit + 1)},
+    }
+    for keyword, make in beyond.items():
+        if keyword in schema:
+            yield Bound(kind.name, path, keyword, make(schema[keyword]))
+    members = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, member in members:
+        child = schema["items"] if isinstance(key, int) else schema.get("properties", {}).get(key)
+        yield from _bounds(kind, child or {}, member, (*path, key))
+
+
+BOUNDS = tuple(bounds())

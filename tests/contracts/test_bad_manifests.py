@@ -1,0 +1,166 @@
+"""Every rule, pattern and bound of the contract refuses its counter-example, in Python and in a real API server."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client, config
+from pydantic import ValidationError
+
+import apiserver
+from contracts.bad_manifests import BOUNDS, CASES, CHANGES, GOOD, JOB, REMOVED, Bound, Case, Manifest, changed
+from trimtab.api import names
+from trimtab.api.schema.kinds import KINDS
+from trimtab.api.schema.wire import RULES, inlined, wire_schema
+
+MODELS = {kind.name: kind.model for kind in KINDS}
+PLURALS = {kind.name: kind.plural for kind in KINDS}
+SCHEMAS = {kind.name: wire_schema(kind.model) for kind in KINDS}
+TREES = {kind: inlined(schema) for kind, schema in SCHEMAS.items()}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_the_good_ones_are_good(kind: str) -> None:
+    MODELS[kind].model_validate(GOOD[kind])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_python_refuses_and_says_why(case: Case) -> None:
+    assert any(case.says in message for _, message in problems(case.manifest))
+
+
+@pytest.mark.parametrize("bound", BOUNDS, ids=str)
+def test_python_keeps_bounds(bound: Bound) -> None:
+    assert bound.path in [place for place, _ in problems(bound.manifest)]
+
+
+def test_every_rule_has_a_case() -> None:
+    stated = {
+        (definition["title"], rule["message"])
+        for schema in SCHEMAS.values()
+        for definition in (schema, *schema["$defs"].values())
+        for rule in definition.get(RULES, [])
+        if "oldSelf" not in rule["rule"]
+    }
+    broken = {
+        (model_at(case.good["kind"], place), message.removeprefix("Value error, "))
+        for case in CASES
+        for place, message in problems(case.manifest)
+    }
+    assert stated <= broken
+
+
+def test_every_pattern_has_a_case() -> None:
+    written = (json.dumps(inlined(wire_schema(kind.parts["spec"]))) for kind in KINDS)
+    expected = {part.partition('"')[0] for text in written for part in text.split('"patternErrorMessage": "')[1:]}
+    assert {problem for problem in expected if not any(problem.startswith(said(case)) for case in CASES)} == set()
+
+
+def test_every_change_that_is_refused_is_tried() -> None:
+    rules = [rule["message"] for rule in SCHEMAS["OptimizationJob"][RULES] if "oldSelf" in rule["rule"]]
+    assert sorted(rules) == sorted(immutable(path) for path in CHANGES)
+
+
+def problems(manifest: Manifest) -> list[tuple[tuple[str | int, ...], str]]:
+    """Where and why the models refuse a manifest."""
+    with pytest.raises(ValidationError) as refused:
+        MODELS[manifest["kind"]].model_validate(manifest)
+    return [(error["loc"], error["msg"]) for error in refused.value.errors()]
+
+
+def model_at(kind: str, place: tuple[str | int, ...]) -> str:
+    """The name of the model that a manifest has at a place."""
+    node = TREES[kind]
+    for key in place:
+        node = node["items"] if isinstance(key, int) else node.get("properties", {}).get(key, {})
+    return str(node.get("title", ""))
+
+
+def said(case: Case) -> str:
+    """`'one' is not a percent` without the value."""
+    return case.says.partition("' is ")[2] or case.says
+
+
+def immutable(path: str) -> str:
+    return f"{path.split('.')[1]} is immutable: create a new OptimizationJob"
+
+
+class Server:
+    """A real API server with our CRDs, asked what it would do."""
+
+    def __init__(self) -> None:
+        apiserver.install_crds()
+        self.api = client.CustomObjectsApi(config.new_client_from_config(str(apiserver.kubeconfig())))
+
+    def create(self, manifest: Manifest, *, dry: bool = True) -> str:
+        """What the server answers, empty if it agrees."""
+        options = {"dry_run": "All"} if dry else {}
+        return self._answer(
+            self.api.create_namespaced_custom_object,
+            *self._kind(manifest),
+            manifest,
+            field_validation="Strict",
+            **options,
+        )
+
+    def replace(self, manifest: Manifest) -> str:
+        name = manifest["metadata"]["name"]
+        version = self.api.get_namespaced_custom_object(*self._kind(manifest), name)["metadata"]["resourceVersion"]
+        update = changed(manifest, {"metadata.resourceVersion": version})
+        return self._answer(
+            self.api.replace_namespaced_custom_object, *self._kind(manifest), name, update, dry_run="All"
+        )
+
+    def _kind(self, manifest: Manifest) -> tuple[str, str, str, str]:
+        return names.GROUP, names.VERSION, "default", PLURALS[manifest["kind"]]
+
+    def _answer(self, call: Any, *arguments: Any, **options: Any) -> str:
+        try:
+            call(*arguments, **options)
+        except client.ApiException as refused:
+            return str(json.loads(refused.body)["message"])
+        return ""
+
+
+@pytest.fixture(scope="module")
+def server() -> Server:
+    return Server()
+
+
+@pytest.mark.e2e
+class TestServer:
+    @pytest.mark.parametrize("kind", GOOD)
+    def test_accepts_the_good_ones(self, server: Server, kind: str) -> None:
+        assert server.create(GOOD[kind]) == ""
+
+    @pytest.mark.parametrize("case", CASES, ids=str)
+    def test_refuses_and_says_why(self, server: Server, case: Case) -> None:
+        assert (case.server or case.says) in server.create(case.manifest)
+
+    @pytest.mark.parametrize("bound", BOUNDS, ids=str)
+    def test_keeps_bounds(self, server: Server, bound: Bound) -> None:
+        place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in bound.path).removeprefix(".")
+        assert f"{place}: " in server.create(bound.manifest)
+
+    def test_refuses_changes(self, server: Server) -> None:
+        job = changed(JOB, {"metadata.name": "stored"})
+        assert server.create(job, dry=False) == ""
+        for path, value in CHANGES.items():
+            assert immutable(path) in server.replace(changed(job, {path: value}))
+        assert server.replace(changed(job, {"spec.suspend": False, "spec.budget.deadline": "2h"})) == ""
+
+    def test_kubectl_shows_every_problem_at_once(self, server: Server) -> None:
+        bad = changed(JOB, {"spec.constraints.0.maxDrop": "one", "spec.data.train": REMOVED})
+        done = apiserver.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(bad))
+        assert done.returncode == 1
+        assert "spec.constraints[0].maxDrop" in done.stderr
+        assert "'one' is not a percent such as 1%" in done.stderr
+        assert "distill trains: give data.train" in done.stderr
+
+    def test_kubectl_refuses_a_misspelt_field(self, server: Server) -> None:
+        bad = changed(JOB, {"spec.search.maxtrials": 3})
+        done = apiserver.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(bad))
+        assert 'unknown field "spec.search.maxtrials"' in done.stderr
