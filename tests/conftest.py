@@ -32,3 +32,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for line in _unlisted:
         terminalreporter.write_line(f"skipped and not listed in {ALLOWED.name}: {line}", red=True)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small trained ONNX model, its splits and its job.yaml; read only."""
+    from models import make_digits
+
+    return make_digits(tmp_path_factory.mktemp("digits"))

@@ -119,10 +119,17 @@ def _validate(given: argparse.Namespace) -> int:
 
 def _operator(given: argparse.Namespace) -> int:
     """Run the operator; its settings come from TRIMTAB_* variables, which the Helm chart sets."""
+    from pydantic import ValidationError
+
+    from trimtab.api.problems import problems
     from trimtab.handlers import run
     from trimtab.settings import Settings
 
-    run(Settings())
+    try:
+        settings = Settings.from_environment()
+    except ValidationError as error:
+        return _refuse("\n".join(f"settings: {line}" for line in problems(error, Settings)))
+    run(settings)
     return 0
 
 

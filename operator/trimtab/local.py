@@ -45,7 +45,7 @@ def run_local(job: OptimizationJob, folder: Path, volumes: Mapping[str, Path], t
     _check_claims(job, volumes)
     folder = folder.resolve()
     with _lock(folder):
-        machine = Machine(_identified(job, folder), folder, dict(volumes))
+        machine = Machine(identified(job, folder), folder, dict(volumes))
         try:
             while not is_finished(machine.job.status):
                 decision = reconcile(machine.job, machine.observe(), datetime.now(UTC))
@@ -86,7 +86,7 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _identified(job: OptimizationJob, folder: Path) -> OptimizationJob:
+def identified(job: OptimizationJob, folder: Path) -> OptimizationJob:
     """The job with a UID made from its spec, and the status an earlier run of the same spec left in the folder."""
     uid = sha256(json.dumps(job.spec.wire(), sort_keys=True).encode()).hexdigest()[:32]
     metadata = ObjectMeta(name=job.metadata.name, namespace=job.metadata.namespace, uid=uid)

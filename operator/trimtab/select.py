@@ -17,6 +17,7 @@ from trimtab.api.job import (
     CandidateStatus,
     Constraint,
     Goal,
+    Interval,
     Metric,
     Objective,
     OptimizationJobSpec,
@@ -39,11 +40,12 @@ class Candidate:
 
     trial: TrialStatus
     entry: CandidateStatus
+    reference: CandidateStatus
+    """The input model on the first engine."""
 
     @property
     def name(self) -> str:
-        model = "input model" if self.trial.index == 0 else f"trial {self.trial.index}"
-        return f"{model} on {self.entry.engine}"
+        return candidate_name(self.trial, self.entry)
 
     @property
     def finalist(self) -> Finalist:
@@ -53,6 +55,16 @@ class Candidate:
     def measured(self) -> bool:
         """Whether the engine ran here; a TensorRT plan without a GPU was only built."""
         return Metric.ACCURACY in self.entry.metrics
+
+    def value(self, metric: Metric) -> float:
+        """What candidates are compared by, in fractions, seconds and bytes.
+
+        A median latency is the playoff's ratio of the baseline's: the medians of two models differ by the noise of
+        their moments too, while a ratio is paired.
+        """
+        if metric == Metric.LATENCY_P50 and self.entry.time_ratio:
+            return float(self.entry.time_ratio.estimate) * self.reference.metric(metric)
+        return self.entry.metric(metric)
 
 
 @dataclass(frozen=True)
@@ -73,10 +85,16 @@ class Selection:
     nearest_miss: str
 
 
+def candidate_name(trial: TrialStatus, entry: CandidateStatus) -> str:
+    model = "input model" if trial.index == 0 else f"trial {trial.index}"
+    return f"{model} on {entry.engine}"
+
+
 def candidates(status: OptimizationJobStatus) -> list[Candidate]:
     """Every measured or built candidate, in the order of trials and engines. The first is the baseline."""
+    reference = status.trials[0].candidates[0]
     done = (t for t in status.trials if t.state == TrialState.SUCCEEDED)
-    return [Candidate(trial, entry) for trial in done for entry in trial.candidates]
+    return [Candidate(trial, entry, reference) for trial in done for entry in trial.candidates]
 
 
 def finalists(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> list[Finalist]:
@@ -108,9 +126,10 @@ def score(spec: OptimizationJobSpec, trial: TrialStatus, baseline: TrialStatus) 
 
     Of the trial's engines the best one counts. Raises ValueError where none was measured.
     """
-    reference = Candidate(baseline, baseline.candidates[0])
+    first = baseline.candidates[0]
+    reference = Candidate(baseline, first, first)
     scored = []
-    for c in (Candidate(trial, entry) for entry in trial.candidates):
+    for c in (Candidate(trial, entry, first) for entry in trial.candidates):
         if c.measured:
             excess = max((miss.excess for miss in _misses(spec, c, reference)), default=0.0)
             scored.append((excess, _cost(spec.objectives[0], c)))
@@ -150,12 +169,12 @@ def _contenders(spec: OptimizationJobSpec, feasible: list[Candidate], baseline: 
 
 
 def _preference(objectives: Sequence[Objective], c: Candidate) -> tuple[float, ...]:
-    """Sorts the best first: by the objectives in their order, then by trial, which is the simpler pipeline's."""
+    """Sorts the best first: by the objectives in their order, then by trial, so that the order is total."""
     return (*(_cost(objective, c) for objective in objectives), c.trial.index)
 
 
 def _cost(objective: Objective, c: Candidate) -> float:
-    value = c.entry.metric(objective.metric)
+    value = c.value(objective.metric)
     return -value if objective.goal == Goal.MAXIMIZE else value
 
 
@@ -180,7 +199,11 @@ def _not_faster(c: Candidate) -> str:
     ratio = c.entry.time_ratio
     if ratio is None:
         return "not measured in the playoff"
-    return f"not faster than the input model beyond noise: {ratio.estimate} of its time ({ratio.low} to {ratio.high})"
+    return f"not faster than the input model beyond noise: {_short(ratio)} of its time"
+
+
+def _short(ratio: Interval) -> str:
+    return f"{float(ratio.estimate):.2f} [{float(ratio.low):.2f}, {float(ratio.high):.2f}]"
 
 
 def _dominates(spec: OptimizationJobSpec, a: Candidate, b: Candidate) -> bool:
@@ -194,13 +217,13 @@ def _axes(spec: OptimizationJobSpec) -> Iterator[Metric]:
 
 
 def _axis_cost(metric: Metric, c: Candidate) -> float:
-    return c.entry.metric(metric) * (-1 if metric in HIGHER_IS_BETTER else 1)
+    return c.value(metric) * (-1 if metric in HIGHER_IS_BETTER else 1)
 
 
 def _judged(trial: TrialStatus, verdicts: dict[str, tuple[Outcome, str]]) -> TrialStatus:
     judged = []
     for entry in trial.candidates:
-        outcome, message = verdicts[Candidate(trial, entry).name]
+        outcome, message = verdicts[candidate_name(trial, entry)]
         judged.append(entry.model_copy(update={"outcome": outcome, "message": message}))
     return trial.model_copy(update={"candidates": judged})
 
@@ -220,6 +243,9 @@ def _best(winner: Candidate, baseline: Candidate) -> Best:
         trial=winner.trial.index,
         engine=winner.entry.engine,
         artifact=winner.trial.artifact,
+        name=f"trial-{winner.trial.index}/{winner.entry.engine}"
+        if winner.trial.index
+        else f"input/{winner.entry.engine}",
         speed_up=f"{speed_up:.2f}x",
         accuracy=show_percent(metrics[Metric.ACCURACY]),
         size=show_quantity(metrics[Metric.SIZE]),

@@ -28,7 +28,7 @@ def _row(status: OptimizationJobStatus, trial: TrialStatus, entry: CandidateStat
         entry.engine,
         _shown(entry, Metric.ACCURACY),
         _shown(entry, Metric.LATENCY_P50),
-        f"{ratio.estimate} [{ratio.low}, {ratio.high}]" if ratio else "",
+        f"{float(ratio.estimate):.2f} [{float(ratio.low):.2f}, {float(ratio.high):.2f}]" if ratio else "",
         _shown(entry, Metric.SIZE),
         entry.outcome or "",
         entry.message,

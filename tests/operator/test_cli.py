@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from builders import job_dict
 
-LOADED = (
-    "import sys; from trimtab.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass\nprint(*sys.modules)"
-)
+LOADED = """
+import sys
+from trimtab.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    print(*sys.modules)
+"""
 
 
 def trimtab(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from builders import job_dict
 
+from builders import job_dict
 from trimtab.documents import Refused, read_documents, read_job
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from builders import NOW, Quality, World, broken, lost, make_job, make_runtime, scopes
 
+from builders import NOW, Quality, World, broken, lost, make_job, make_runtime, scopes
 from trimtab.api.job import EngineName, OptimizationJobStatus, Outcome, TrialState
 from trimtab.api.work import ErrorKind, Stage
 from trimtab.decisions import Observed, ObservedWork, Work, WorkState

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from builders import interval, make_job
 
+from builders import interval, make_job
 from trimtab.api.job import CandidateStatus, EngineName, OptimizationJobStatus, Outcome, TrialState, TrialStatus
 from trimtab.api.work import FINALISTS_LIMIT
 from trimtab.select import finalists, score, select
@@ -116,3 +116,11 @@ def test_the_search_learns_cost_and_violation() -> None:
     cost, violation = score(spec, trial(1, 0.92, 0.001, 1), BASE)
     assert cost == 0.001
     assert violation == pytest.approx(2.0)
+
+
+def test_the_playoffs_ratio_decides_and_not_the_medians_of_two_moments() -> None:
+    slower = trial(1, 0.95, 0.00130, 500, 0.616)
+    faster = trial(2, 0.95, 0.00120, 500, 0.627)
+    best = select(make_job().spec, OptimizationJobStatus(trials=[BASE, slower, faster])).best
+    assert best
+    assert best.name == "trial-1/ONNXRuntime"

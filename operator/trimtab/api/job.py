@@ -370,6 +370,7 @@ class Best(Record):
     trial: int
     engine: EngineName
     artifact: str
+    name: str = Field("", description="Trial and engine in short, such as trial-2/ONNXRuntime or input/OpenVINO.")
     speed_up: Annotated[str, Field(description="Baseline time over the winner's, such as 1.52x.")] = ""
     accuracy: str = ""
     size: str = ""

@@ -23,6 +23,8 @@ MONITOR_LABEL = f"{GROUP}/monitor-name"
 MONITOR_UID_LABEL = f"{GROUP}/monitor-uid"
 RULES_LABEL = f"{GROUP}/rules"
 TRIGGER_ANNOTATION = f"{GROUP}/trigger"
+CAPTURE_FILE = "current.npz"
+"""What the model server calls the traffic it captured; a Recalibrate job calibrates with it."""
 
 
 class ConditionType(StrEnum):

@@ -8,6 +8,7 @@ Units inside the code are fractions, seconds and bytes.
 from __future__ import annotations
 
 import re
+from decimal import Decimal as PlainDecimal
 from typing import Annotated
 
 from pydantic import Field
@@ -51,8 +52,8 @@ def parse_quantity(text: str) -> float:
 
 
 def decimal(value: float) -> str:
-    """A number for the API: six significant digits, which is more than any measurement here deserves."""
-    return f"{value:.6g}"
+    """A number for the API, without an exponent: a count as it is, a measurement to six significant digits."""
+    return str(value) if isinstance(value, int) else format(PlainDecimal(f"{value:.6g}"), "f")
 
 
 def show_duration(seconds: float) -> str:

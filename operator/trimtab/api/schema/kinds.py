@@ -53,7 +53,8 @@ KINDS = (
         "tjob",
         (
             Column("State", ".status.state"),
-            Column("Best", ".status.best.speedUp"),
+            Column("Best", ".status.best.name"),
+            Column("Speed-up", ".status.best.speedUp"),
             Column("Accuracy", ".status.best.accuracy"),
             Column("Size", ".status.best.size"),
             AGE,

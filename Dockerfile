@@ -1,0 +1,78 @@
+# One image per kind of pod: `docker build --target operator .`, or `python -m lab images` where there is no Docker.
+#
+# The locked dependencies are one layer and the project's own code another on top of it, so that a change of sources
+# neither installs nor moves the big layer again. Pip leaves with the step that used it. All images work with a
+# read-only root file system: bytecode is compiled here, and never written later.
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS python
+# kopf asks for the user's name, which a bare number does not have.
+RUN echo 'trimtab:x:65532:65532:Trimtab:/tmp:/usr/sbin/nologin' >>/etc/passwd \
+ && echo 'trimtab:x:65532:' >>/etc/group \
+ && python3 -m venv --without-pip /opt/trimtab
+ENV PATH=/opt/trimtab/bin:$PATH \
+    PIP_NO_CACHE_DIR=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    LOGNAME=trimtab \
+    HOME=/tmp
+WORKDIR /tmp
+
+FROM python AS project
+# The build backend comes once here instead of with each change of sources.
+RUN python3 -m venv /pip && /pip/bin/pip install --upgrade setuptools
+COPY pyproject.toml README.md LICENSE /source/
+COPY operator /source/operator
+COPY jobs /source/jobs
+RUN /pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /source \
+ && /pip/bin/pip --python /opt/trimtab/bin/python install --no-deps /wheels/*.whl
+
+FROM python AS operator
+COPY locks/operator.txt /opt/trimtab/locks/
+RUN python3 -m venv /pip \
+ && /pip/bin/pip --python /opt/trimtab/bin/python install --require-hashes -r /opt/trimtab/locks/operator.txt \
+ && rm -r /pip
+COPY --from=project /opt/trimtab/lib /opt/trimtab/lib
+COPY --from=project /opt/trimtab/bin/trimtab /opt/trimtab/bin/
+USER 65532:65532
+ENTRYPOINT ["trimtab", "operator"]
+
+FROM python AS jobs
+COPY locks/jobs.txt /opt/trimtab/locks/
+RUN python3 -m venv /pip \
+ && /pip/bin/pip --python /opt/trimtab/bin/python install --require-hashes -r /opt/trimtab/locks/jobs.txt \
+ && rm -r /pip
+COPY --from=project /opt/trimtab/lib /opt/trimtab/lib
+COPY --from=project /opt/trimtab/bin/trimtab /opt/trimtab/bin/
+USER 65532:65532
+ENTRYPOINT ["python", "-m", "trimtab_jobs"]
+
+FROM python AS jobs-torch
+COPY locks/jobs-torch.txt /opt/trimtab/locks/
+RUN python3 -m venv /pip \
+ && /pip/bin/pip --python /opt/trimtab/bin/python install --require-hashes -r /opt/trimtab/locks/jobs-torch.txt \
+ && rm -r /pip
+COPY --from=project /opt/trimtab/lib /opt/trimtab/lib
+COPY --from=project /opt/trimtab/bin/trimtab /opt/trimtab/bin/
+USER 65532:65532
+ENTRYPOINT ["python", "-m", "trimtab_jobs"]
+
+FROM python AS jobs-tensorrt
+COPY locks/jobs-tensorrt.txt /opt/trimtab/locks/
+RUN python3 -m venv /pip \
+ && /pip/bin/pip --python /opt/trimtab/bin/python install --require-hashes -r /opt/trimtab/locks/jobs-tensorrt.txt \
+ && rm -r /pip
+COPY --from=project /opt/trimtab/lib /opt/trimtab/lib
+COPY --from=project /opt/trimtab/bin/trimtab /opt/trimtab/bin/
+USER 65532:65532
+ENTRYPOINT ["python", "-m", "trimtab_jobs"]
+
+FROM python AS server
+COPY locks/server.txt /opt/trimtab/locks/
+RUN python3 -m venv /pip \
+ && /pip/bin/pip --python /opt/trimtab/bin/python install --require-hashes -r /opt/trimtab/locks/server.txt \
+ && rm -r /pip
+COPY --from=project /opt/trimtab/lib /opt/trimtab/lib
+COPY --from=project /opt/trimtab/bin/trimtab /opt/trimtab/bin/
+USER 65532:65532
+ENTRYPOINT ["python", "-m", "trimtab_jobs.serve"]

@@ -1,0 +1,84 @@
+# Everything a person or CI does with this repository. `make demo` and `make test` set up what they need.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+# Compiled once here, or every process of every test compiles torch again.
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
+export PYTHONPATH := hack
+# ONNX Runtime's wheel reports its use when it is imported; nothing here does.
+export ORT_DISABLE_TELEMETRY := 1
+
+.PHONY: help
+help: ## Say what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# Two marker files: the base needs no torch, so that the demo is set up in half a minute.
+.venv/base: locks/base.txt locks/uv.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r locks/uv.txt
+	$(INSTALL) --require-hashes -r locks/base.txt
+	$(INSTALL) --no-deps --editable .
+	touch $@
+
+.venv/all: .venv/base locks/all.txt
+	$(INSTALL) --require-hashes -r locks/all.txt
+	touch $@
+
+.PHONY: setup
+setup: .venv/all ## Set up .venv with everything, torch included
+
+.PHONY: demo
+demo: .venv/base ## Optimize magika, a real content classifier, on this machine
+	$(BIN)/python examples/magika/prepare.py demo/magika
+	$(BIN)/trimtab run examples/magika/job.yaml --out demo/run \
+		--volume magika=demo/magika --volume magika-published=demo/published
+	@echo "the winner is in demo/published, all measurements in demo/run/status.json"
+
+.PHONY: check
+check: .venv/all ## Lint, types, import contracts, generated files
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	PYTHONPATH=operator:jobs $(BIN)/lint-imports
+	$(BIN)/python -m trimtab.api.schema --check
+
+.PHONY: generate
+generate: .venv/all ## Write the CRDs, schemas and reference from the models
+	$(BIN)/python -m trimtab.api.schema
+
+.PHONY: tools
+tools: .venv/all ## Build Kubernetes and what the lab runs, once; they stay in a cache outside the checkout
+	$(BIN)/python -m lab tools
+
+.PHONY: test
+test: .venv/all ## Run every test that needs no cluster
+	$(BIN)/pytest -n 2 --dist loadfile -m "not e2e"
+
+.PHONY: cluster
+cluster: .venv/all packages tools ## Build (once) and start a real Kubernetes control plane and node here
+	$(BIN)/python -m lab up
+
+.PHONY: cluster-down
+cluster-down: .venv/all ## Stop it and leave nothing behind
+	$(BIN)/python -m lab down
+
+.PHONY: e2e
+e2e: cluster ## Build the images and run the suite on the cluster
+	$(BIN)/python -m lab images
+	$(BIN)/pytest -m e2e --maxfail 3
+
+.PHONY: bench-startup
+bench-startup: .venv/all ## Time `trimtab --help`
+	$(BIN)/python hack/bench_startup.py
+
+.PHONY: lock
+lock: .venv/base ## Resolve the dependencies again
+	hack/lock.sh
+
+# Debian's packages for the lab; a machine that has them all skips apt.
+.PHONY: packages
+packages:
+	@missing=$$(for p in $$(cat hack/lab/packages.txt); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends -y $$missing >/dev/null; fi

@@ -1,0 +1,97 @@
+"""A pod's main program: the Task is in the environment, the Report goes to the termination message.
+
+Progress is told on standard output, and a failure in one line on standard error. The exit code says what to do:
+0 there is a result (or the technique was skipped), 2 somebody's input is wrong, 75 try again, 1 a bug, which is also
+tried again, for it may be the machine's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from pydantic import ValidationError
+
+from trimtab.api.work import (
+    INVALID_INPUT_EXIT,
+    MESSAGE_VARIABLE,
+    TASK_VARIABLE,
+    TEMPORARY_EXIT,
+    WORK_VERSION,
+    ErrorKind,
+    Report,
+    Task,
+)
+from trimtab_jobs.errors import Crashed
+from trimtab_jobs.run import run
+
+TERMINATION_LOG = Path("/dev/termination-log")
+CRASH_EXIT = 1
+
+
+def main() -> int:
+    """Run the Task. Returns the exit code."""
+    try:
+        task = _task(os.environ.get(TASK_VARIABLE, ""))
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return INVALID_INPUT_EXIT
+    report = run(task)
+    _leave(report)
+    return _told(report)
+
+
+def _set_up() -> None:
+    """Standard error is for the one line that says why there is no result: libraries' warnings go with progress."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)  # its warnings are written by native code, past all of Python
+    logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(message)s")
+    logging.getLogger("trimtab_jobs").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    signal.signal(signal.SIGTERM, _end)
+    # Read when torch loads OpenMP: threads that wait for each other shall sleep. Spinning ones took 21 s in place of
+    # 4 for two epochs of the digits example, on two threads of a busy two-core machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _end(_signal: int, _frame: object) -> NoReturn:
+    """A container's first process has no default for SIGTERM: without this a deleted pod runs on for 30 seconds."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _task(text: str) -> Task:
+    try:
+        task = Task.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{TASK_VARIABLE}: {where}: {first['msg']}: set it to a Task as JSON") from None
+    if task.version != WORK_VERSION:
+        raise ValueError(f"{TASK_VARIABLE}: version {task.version}: this image reads {WORK_VERSION}: use another one")
+    return task
+
+
+def _leave(report: Report) -> None:
+    """Kubernetes mounts the default file; elsewhere it is not ours to make."""
+    path = Path(os.environ.get(MESSAGE_VARIABLE, TERMINATION_LOG))
+    if path != TERMINATION_LOG or path.exists():
+        path.write_text(report.compact())
+
+
+def _told(report: Report) -> int:
+    if error := report.error:
+        sys.stderr.write(f"{error.reason}: {error.message}\n")
+        code = TEMPORARY_EXIT if error.kind == ErrorKind.TEMPORARY else INVALID_INPUT_EXIT
+        return CRASH_EXIT if error.reason == Crashed.reason else code
+    sys.stdout.write(f"skipped: {report.skipped}\n" if report.skipped else f"done in {report.seconds:.1f} s\n")
+    return 0
+
+
+if __name__ == "__main__":
+    _set_up()
+    sys.exit(main())

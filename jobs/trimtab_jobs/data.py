@@ -1,0 +1,209 @@
+"""Splits: .npz files of arrays keyed by the model's input names, and `labels`.
+
+Pickled arrays are never unpickled. Everything a person can get wrong about a file is told here in one line, before
+a technique sees it: what the file is, whether it fits the model, and whether two splits share samples. The last is
+what makes the claim honest: a model is not judged on what it was tuned on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trimtab_jobs.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from trimtab_jobs.onnx_model import Input
+
+Array = np.ndarray[Any, Any]
+
+LABELS = "labels"
+JUDGES = ("evaluation", "holdout")
+"""The splits a model is judged on: they need labels, and share no sample with any other split."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split in memory. Every array has the samples on its first axis."""
+
+    name: str
+    inputs: dict[str, Array]
+    labels: Array | None
+    file: str = ""
+    """Where it was read from, for messages."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def batches(self, size: int) -> Iterator[dict[str, Array]]:
+        """The inputs in batches of `size` samples; the last may be smaller."""
+        for start in range(0, len(self), size):
+            yield {name: array[start : start + size] for name, array in self.inputs.items()}
+
+    def refuse(self, problem: str) -> InvalidInput:
+        """The error that says what is wrong with this split."""
+        return InvalidInput(f"data.{self.name}: {self.file}: {problem}")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A job's splits, read when first asked for. Raises InvalidInput as `read_split` does."""
+
+    paths: dict[str, Path]
+
+    @cached_property
+    def calibration(self) -> Split:
+        return self._read("calibration")
+
+    @cached_property
+    def train(self) -> Split:
+        return self._read("train")
+
+    @cached_property
+    def evaluation(self) -> Split:
+        return self._read("evaluation")
+
+    @cached_property
+    def holdout(self) -> Split:
+        return self._read("holdout")
+
+    def all(self) -> list[Split]:
+        """Every split that was given."""
+        return [getattr(self, name) for name in self.paths]
+
+    def _read(self, name: str) -> Split:
+        if name not in self.paths:
+            raise InvalidInput(f"data.{name} is not given, and a technique needs it: add it to the spec")
+        return read_split(name, self.paths[name])
+
+
+def read_split(name: str, path: Path) -> Split:
+    """Read `data.<name>` from an .npz file. Raises InvalidInput naming the file, what is wrong and the remedy."""
+    try:
+        arrays = _read_arrays(path)
+    except _Unreadable as unreadable:
+        raise InvalidInput(f"data.{name}: {path}: {unreadable}") from None
+    labels = arrays.pop(LABELS, None)
+    split = Split(name, arrays, labels, str(path))
+    for problem in _problems(split):
+        raise split.refuse(problem)
+    return split
+
+
+class _Unreadable(Exception):
+    pass
+
+
+def _read_arrays(path: Path) -> dict[str, Array]:
+    if not path.is_file():
+        raise _Unreadable("there is no such file: check the address")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise _Unreadable(f"not a whole .npz file ({error}): write it with numpy.savez") from None
+    with np.load(path, allow_pickle=False) as stored:
+        return {member.removesuffix(".npy"): _read_array(stored, member) for member in members}
+
+
+def _read_array(stored: Any, member: str) -> Array:
+    name = member.removesuffix(".npy")
+    try:
+        array = stored[member]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if "allow_pickle" in str(error):
+            raise _Unreadable(
+                f"array {name!r} is pickled Python objects, which are never loaded: save it as numbers of one dtype"
+            ) from None
+        raise _Unreadable(f"array {name!r} is damaged ({error}): write the file again") from None
+    if not isinstance(array, np.ndarray):
+        raise _Unreadable(f"member {name!r} is not a numpy array: write the file with numpy.savez")
+    return array
+
+
+def _problems(split: Split) -> Iterator[str]:
+    """What is wrong with the arrays in themselves; each finding takes for granted that there was none before."""
+    arrays = split.inputs | ({} if split.labels is None else {LABELS: split.labels})
+    if not split.inputs:
+        yield "it holds no input arrays: save one array per input of the model, by the input's name"
+    for name in (name for name, array in arrays.items() if array.ndim == 0):
+        yield f"array {name!r} is a single number: every array needs the samples on its first axis"
+    if len({len(array) for array in arrays.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
+        yield f"its arrays have different numbers of samples ({lengths}): save one row per sample in each"
+    if len(split) == 0:
+        yield "it is empty: save at least one sample"
+    for name, array in split.inputs.items():
+        if array.dtype.kind == "f" and (bad := _not_finite(array)):
+            yield f"array {name!r} has NaN or infinity in {bad} of {len(array)} samples: remove or fill them"
+    labels = split.labels
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.ndim != 1):
+        yield f"labels are {labels.dtype} with {labels.ndim} axes: save one integer class per sample"
+
+
+def _not_finite(array: Array) -> int:
+    """How many samples have NaN or infinity in them."""
+    return int((~np.isfinite(array)).reshape(len(array), -1).any(axis=1).sum())
+
+
+def check_inputs(split: Split, inputs: Sequence[Input]) -> None:
+    """Raise InvalidInput unless the split has exactly the model's inputs, in its dtypes and shapes."""
+    wanted = ", ".join(str(i) for i in inputs)
+    names = {i.name for i in inputs}
+    if names != split.inputs.keys():
+        found = ", ".join(sorted(split.inputs))
+        raise split.refuse(f"its arrays are {found}, the model's inputs {wanted}: rename, add or remove arrays")
+    for spec in inputs:
+        array = split.inputs[spec.name]
+        if str(array.dtype) != spec.dtype:
+            raise split.refuse(f"array {spec.name!r} is {array.dtype}, the model wants {spec}: convert it with astype")
+        if not spec.accepts(array.shape):
+            shape = ",".join(str(size) for size in array.shape)
+            raise split.refuse(f"array {spec.name!r} has shape [{shape}], the model wants {spec}: reshape it")
+
+
+def check_labels(split: Split, classes: int) -> None:
+    """Raise InvalidInput if labels are missing where a model is judged, or name a class the model does not have."""
+    if split.labels is None:
+        if split.name in JUDGES:
+            raise split.refuse("it has no labels: accuracy is measured on it, so save an integer array named 'labels'")
+        return
+    low, high = int(split.labels.min()), int(split.labels.max())
+    if low < 0 or high >= classes:
+        raise split.refuse(
+            f"labels reach from {low} to {high}, and the model has {classes} classes: number them 0 to {classes - 1}"
+        )
+
+
+def check_disjoint(splits: Sequence[Split]) -> None:
+    """Raise InvalidInput if a split that judges shares samples with another one.
+
+    Two samples are the same when the bytes of all their inputs are, whatever their labels. Calibration may overlap
+    train: neither judges.
+    """
+    rows = {split.name: _rows(split) for split in splits}
+    files = {split.name: split for split in splits}
+    for first, second in combinations(rows, 2):
+        shared = len(rows[first] & rows[second])
+        if shared and (first in JUDGES or second in JUDGES):
+            raise files[second].refuse(
+                f"{shared} distinct samples are also in data.{first}: remove them from one of the two"
+            )
+
+
+def _rows(split: Split) -> set[bytes]:
+    """A digest per sample. 16 bytes: collisions among a billion samples have odds below 1e-20."""
+    arrays = [np.ascontiguousarray(split.inputs[name]) for name in sorted(split.inputs)]
+    return {
+        hashlib.blake2b(b"".join(array[index].tobytes() for array in arrays), digest_size=16).digest()
+        for index in range(len(split))
+    }

@@ -1,0 +1,37 @@
+"""Every way a piece of work ends without a result.
+
+    WorkFailure
+    ├── InvalidInput      somebody's model, data or setting; trying again cannot help (exit code 2)
+    ├── NotApplicable     the technique has nothing to do here; the trial is Skipped, not Failed
+    └── Temporary         the world's fault; another attempt may succeed (exit code 75)
+        └── Crashed       a bug, ours or a library's; tried again, for it may be the machine (exit code 1)
+
+The type says whether to try again; the text is one line naming the field or file, the value and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class WorkFailure(Exception):
+    """The base of the tree. `reason` is CamelCase and ends up in a condition."""
+
+    reason = "WorkFailed"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class InvalidInput(WorkFailure):
+    reason = "InvalidInput"
+
+
+class NotApplicable(WorkFailure):
+    reason = "NotApplicable"
+
+
+class Temporary(WorkFailure):
+    reason = "Temporary"
+
+
+class Crashed(Temporary):
+    reason = "Crashed"

@@ -1,0 +1,113 @@
+"""Writing into a folder that others share: every file and folder appears under its final name whole, or not at all.
+
+Each is written under a name of its own in `.tmp/`, flushed to disk, and renamed, which is one step in one file
+system. A pod killed at any moment leaves rubbish in `.tmp/` only, and the next ones sweep it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trimtab_jobs.errors import InvalidInput, Temporary
+
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+_TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
+_RUBBISH_AGE = 24 * 3600.0
+"""Seconds after which nobody writes a temporary file any more: a pod's `activeDeadline` is hours at the most."""
+
+
+class SharedFolder:
+    """A folder to write into. Raises InvalidInput where it is not writable, Temporary where it is not writable now.
+
+    `field` is the Task's name for it, for messages.
+    """
+
+    def __init__(self, root: Path, field: str) -> None:
+        self.root = root
+        self._field = field
+        with self._told():
+            self._tmp.mkdir(parents=True, exist_ok=True)
+            _sweep(self._tmp)
+
+    @property
+    def _tmp(self) -> Path:
+        return self.root / ".tmp"
+
+    def place(self, folder: Path, name: str) -> bool:
+        """Copy a folder to `name`, unless something is there. Whether it was copied.
+
+        Two pods may race: renaming onto a folder with files in it fails, and the first one's copy stays.
+        """
+        final, scratch = self.root / name, self._tmp / uuid.uuid4().hex
+        if final.exists():
+            return False
+        with self._told():
+            try:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                _copy(folder, scratch)
+                scratch.rename(final)
+            except OSError as error:
+                if error.errno in _TAKEN:
+                    return False
+                raise
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        return True
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Write a file, replacing the one that is there."""
+        final, scratch = self.root / name, self._tmp / uuid.uuid4().hex
+        with self._told():
+            try:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                scratch.write_bytes(content.encode() if isinstance(content, str) else content)
+                _flush(scratch)
+                scratch.rename(final)
+            finally:
+                scratch.unlink(missing_ok=True)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            place = f"{self._field}: {self.root}"
+            if error.errno in _NOT_ALLOWED:
+                raise InvalidInput(f"{place} cannot be written ({error}): mount it writable for this user") from None
+            raise Temporary(f"{place} cannot be written now ({error}): free space, or mend the volume") from None
+
+
+def _copy(folder: Path, to: Path) -> None:
+    to.mkdir()
+    for path in sorted(folder.rglob("*")):
+        copy = to / path.relative_to(folder)
+        if path.is_dir():
+            copy.mkdir()
+        else:
+            shutil.copyfile(path, copy)
+            _flush(copy)
+
+
+def _flush(path: Path) -> None:
+    """To disk before the rename: after a power cut, a renamed file may otherwise be empty."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _sweep(tmp: Path) -> None:
+    for path in tmp.iterdir():
+        try:
+            old = time.time() - path.stat().st_mtime > _RUBBISH_AGE
+        except FileNotFoundError:  # another pod's, renamed since it was listed
+            continue
+        if old and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif old:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,117 @@
+"""A trial's steps, each taken once: parent in the store, technique, child in the store.
+
+Models are handed on by digest. What a step depends on is its cache key (the parent, the technique, its settings, the
+data it may read, the original model, the seed, library versions, our own code, CPU flags), so a trial that was killed
+goes on after its last finished step, two trials that share a beginning share the work, and nothing else is ever
+mistaken for it. Conversions between formats are cached the same way.
+
+There is no case for any technique here: the table `techniques.TECHNIQUES` says what function and which format.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from trimtab.api.job import Hardware, ModelFormat
+from trimtab.api.techniques import Step
+from trimtab.api.work import StepReport
+from trimtab_jobs.data import Splits
+from trimtab_jobs.model import Model
+from trimtab_jobs.store import Cached, Store, cache_key, digest_file
+from trimtab_jobs.techniques import TECHNIQUES, Bench
+
+log = logging.getLogger(__name__)
+
+TUNING = ("calibration", "train")
+"""The splits that techniques may read."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every step of a trial shares."""
+
+    store: Store
+    original: str
+    """The digest of the model the job was given."""
+    splits: Splits
+    data: dict[str, str]
+    """Digests by split name."""
+    seed: int
+    hardware: Hardware
+
+    def key(self, parent: str, action: str, settings: object) -> str:
+        """The cache key of an action on a parent."""
+        data = {name: self.data[name] for name in TUNING if name in self.data}
+        machine = [self.hardware.versions, self.hardware.flags, _code()]
+        return cache_key(parent, action, settings, data, self.original, self.seed, machine)
+
+
+def run_steps(parent: str, steps: Sequence[Step], context: Context) -> tuple[str, list[StepReport]]:
+    """Take the steps from the parent artifact on. Returns the digest of the last model, as ONNX.
+
+    Raises NotApplicable where a technique has nothing to do, or no conversion to its format exists.
+    """
+    reports = []
+    for step in steps:
+        started = time.monotonic()
+        parent = convert(parent, TECHNIQUES[step.technique].accepts, context)
+        taken, cached = _take(parent, step, context)
+        seconds = time.monotonic() - started
+        log.info("%s: %s%s, %.1f s", step.technique, taken.note, " (from the cache)" if cached else "", seconds)
+        reports.append(
+            StepReport(
+                technique=step.technique, cached=cached, seconds=seconds, artifact=taken.artifact, note=taken.note
+            )
+        )
+        parent = taken.artifact
+    return convert(parent, ModelFormat.ONNX, context), reports
+
+
+def convert(digest: str, to: ModelFormat, context: Context) -> str:
+    """The same model in another format. Raises NotApplicable if no conversion exists."""
+    model = context.store.model(digest)
+    if model.format == to:
+        return digest
+
+    def work(out: Path, _: Callable[[str], None]) -> Model:
+        from trimtab_jobs.convert import convert as converted
+
+        return converted(model, to, out, context.splits)
+
+    return _once(context.key(digest, "convert", to.value), work, context)[0].artifact
+
+
+def _take(parent: str, step: Step, context: Context) -> tuple[Cached, bool]:
+    model, original = context.store.model(parent), context.store.model(context.original)
+
+    def work(out: Path, note: Callable[[str], None]) -> Model:
+        bench = Bench(out, original, context.splits, context.seed, context.hardware.threads, note)
+        return TECHNIQUES[step.technique].load()(model, step.config, bench)
+
+    return _once(context.key(parent, step.technique, step.config.wire()), work, context)
+
+
+@cache
+def _code() -> str:
+    """The digest of this package: two builds are two programs, even if somebody forgot to raise the version."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return cache_key([digest_file(file) for file in files])
+
+
+def _once(key: str, work: Callable[[Path, Callable[[str], None]], Model], context: Context) -> tuple[Cached, bool]:
+    """What `work` makes, from the cache if it was made before; and whether it was."""
+    if found := context.store.cached(key):
+        return found, True
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="trimtab-") as out:
+        made = work(Path(out), notes.append)
+        artifact = context.store.put(made.folder)
+    taken = Cached(artifact, "; ".join(notes))
+    context.store.remember(key, taken)
+    return taken, False

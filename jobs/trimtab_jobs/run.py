@@ -1,0 +1,267 @@
+"""From a Task to a Report: the four stages of a job, as recipes.
+
+    Inspect   what was given is sound: digests, operators, the baseline's measurements
+    Trial     the pipeline's steps, then the result on every engine
+    Playoff   the finalists' time relative to the baseline, interleaved
+    Publish   the claim on the holdout split, and the winner where servers look
+
+Trials never read holdout, and nothing but Publish measures on it. Every stage may be run again: what it wrote before
+is found by its digest.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+
+from trimtab.api.job import Claim, EngineName, Inspection, ModelFormat, Verdict
+from trimtab.api.work import ErrorKind, Finalist, Measurement, Report, Stage, Task, Timing, WorkError
+from trimtab_jobs import publish as publishing
+from trimtab_jobs.claim import claim
+from trimtab_jobs.data import Array, Split, Splits, check_disjoint, check_inputs, check_labels
+from trimtab_jobs.engines import EngineOptions, Session, engine
+from trimtab_jobs.errors import Crashed, InvalidInput, NotApplicable, Temporary, WorkFailure
+from trimtab_jobs.evaluate import batch_size, caller, correctness, measure, predict, scores
+from trimtab_jobs.hardware import hardware, peak_memory
+from trimtab_jobs.onnx_model import inputs, operators
+from trimtab_jobs.pipeline import Context, convert, run_steps
+from trimtab_jobs.store import Store, digest_file, digest_folder, resolve
+from trimtab_jobs.timing import race, ratio
+
+log = logging.getLogger(__name__)
+
+SOURCES = {ModelFormat.ONNX: "trimtab_jobs.onnx_model", ModelFormat.PYTORCH: "trimtab_jobs.torch_model"}
+"""What checks a model of each format and brings it into a folder: `import_source(source, path, code, out)`."""
+
+
+class Desk:
+    """A Task with its addresses resolved and its files checked against the digests that Inspect pinned."""
+
+    def __init__(self, task: Task, store: Store) -> None:
+        self.task = task
+        self.store = store
+        self.hardware = hardware()
+        self.options = EngineOptions(self.hardware.threads, task.target.compute_capability)
+        self.paths = {name: resolve(split.uri, f"data.{name}") for name, split in task.data.named().items()}
+        self.splits = Splits(self.paths)
+
+    def pinned(self, *names: str) -> dict[str, str]:
+        """The digests of those splits that are given. Raises InvalidInput for one that changed since Inspect."""
+        paths = {name: self.paths[name] for name in names if name in self.paths}
+        for name, path in paths.items():
+            if not path.is_file():
+                raise InvalidInput(f"data.{name}: {path}: there is no such file any more: put it back")
+        digests = {name: digest_file(path) for name, path in paths.items()}
+        for name, digest in digests.items():
+            self._check_pin(name, f"data.{name}: {paths[name]}", digest)
+        return digests
+
+    @cached_property
+    def source(self) -> str:
+        """The input model as an artifact."""
+        source = self.task.model
+        path = resolve(source.uri, "model.uri")
+        code = resolve(source.code, "model.code") if source.code else None
+        with tempfile.TemporaryDirectory(prefix="trimtab-") as out:
+            import_module(SOURCES[source.format]).import_source(source, path, code, Path(out))
+            self._check_pin("model", f"model.uri: {source.uri}", digest_folder(Path(out)))
+            return self.store.put(Path(out))
+
+    def _check_pin(self, name: str, what: str, digest: str) -> None:
+        if self.task.pins.get(name, digest) != digest:
+            raise InvalidInput(f"{what} changed since the job began: put the old content back, or create a new job")
+
+    def context(self) -> Context:
+        data = self.pinned("calibration", "train")
+        return Context(self.store, self.source, self.splits, data, self.task.seed, self.hardware)
+
+    def onnx(self, artifact: str) -> Path:
+        return self.store.model(artifact).onnx
+
+    def measure(self, artifact: str) -> list[Measurement]:
+        """The artifact on every engine of the target, over the evaluation split."""
+        found = []
+        for name in self.task.target.engines:
+            measured = measure(name, self.onnx(artifact), self.splits.evaluation, self.options)
+            log.info("%s: %s", name.value, _show(measured))
+            found.append(measured)
+        return found
+
+    def load(self, finalist: Finalist) -> Session:
+        return engine(finalist.engine).load(self.onnx(finalist.artifact), self.options)
+
+    def predict(self, finalist: Finalist, split: Split) -> Array:
+        return predict(self.load(finalist), split, batch_size(self.onnx(finalist.artifact)))
+
+
+def run(task: Task) -> Report:
+    """Carry out a Task. Whatever goes wrong is in the Report; a bug's traceback is on standard error too."""
+    started = time.monotonic()
+    log.info("%s of %s/%s", task.stage.value, task.job.namespace, task.job.name)
+    store = None
+    try:
+        store = Store(resolve(task.store, "store"))
+        report = _STAGES[task.stage](Desk(task, store))
+    except NotApplicable as reason:
+        report = Report(stage=task.stage, skipped=str(reason))
+    except WorkFailure as failure:
+        report = failed(task.stage, failure)
+    except MemoryError:
+        report = failed(task.stage, Temporary("memory ran out: raise the runtime's memory limit"))
+    except ModuleNotFoundError as missing:
+        report = failed(task.stage, InvalidInput(f"this image has no {missing.name}: name a runtime whose image has"))
+    except Exception as error:
+        traceback.print_exc()
+        report = failed(task.stage, Crashed(f"{type(error).__name__}: {error}"))
+    seconds = time.monotonic() - started
+    report = report.model_copy(
+        update={"trial": task.trial, "hardware": hardware(), "seconds": seconds, "peak_memory": peak_memory()}
+    )
+    if store:
+        _keep(store, task, report)
+    return report
+
+
+def failed(stage: Stage, failure: WorkFailure) -> Report:
+    """The Report of a failure. Its type says whether to try again."""
+    kind = ErrorKind.TEMPORARY if isinstance(failure, Temporary) else ErrorKind.PERMANENT
+    return Report(stage=stage, error=WorkError(kind=kind, reason=failure.reason, message=str(failure)))
+
+
+def inspect(desk: Desk) -> Report:
+    splits = desk.splits.all()
+    source = desk.source
+    baseline = convert(source, ModelFormat.ONNX, desk.context())
+    given = inputs(desk.onnx(baseline))
+    for split in splits:
+        check_inputs(split, given)
+    check_disjoint(splits)
+    classes = _classes(desk, baseline)
+    for split in splits:
+        check_labels(split, classes)
+    measurements = desk.measure(baseline)
+    if not measurements[0].executed:
+        first = measurements[0]
+        raise InvalidInput(
+            f"target.engines: the first, {first.engine.value}, cannot run the input model ({first.note}): "
+            "put one first that can, for the baseline is measured on it"
+        )
+    found = Inspection(
+        model_digest=source,
+        data_digests=desk.pinned(*desk.paths),
+        samples={split.name: len(split) for split in splits},
+        operators=operators(desk.onnx(baseline)),
+        inputs={one.name: one.form for one in given},
+    )
+    return Report(stage=Stage.INSPECT, artifact=baseline, measurements=measurements, inspection=found)
+
+
+def trial(desk: Desk) -> Report:
+    desk.pinned("evaluation")
+    artifact, steps = run_steps(desk.source, desk.task.steps, desk.context())
+    return Report(stage=Stage.TRIAL, artifact=artifact, steps=steps, measurements=desk.measure(artifact))
+
+
+def playoff(desk: Desk) -> Report:
+    desk.pinned("evaluation")
+    finalists = desk.task.finalists
+    entrants = [*finalists, finalists[0]]  # the baseline once more, as the control
+    raced = race([caller(desk.load(entrant), desk.splits.evaluation) for entrant in entrants])
+    baseline = raced.medians(0)
+    ratios = [ratio(raced.medians(index), baseline, desk.task.seed) for index in range(len(entrants))]
+    timings = [
+        Timing(
+            trial=finalist.trial,
+            engine=finalist.engine,
+            ratio=ratios[index],
+            latency_p50=raced.percentile(index, 50),
+            latency_p95=raced.percentile(index, 95),
+        )
+        for index, finalist in enumerate(finalists)
+    ]
+    return Report(stage=Stage.PLAYOFF, timings=timings, control=ratios[-1])
+
+
+def publish(desk: Desk) -> Report:
+    task = desk.task
+    assert task.winner
+    assert task.baseline
+    digests = desk.pinned("holdout", "calibration", "evaluation")
+    holdout = desk.splits.holdout
+    baseline = correctness(desk.predict(task.baseline, holdout), holdout)
+    winner = correctness(desk.predict(task.winner, holdout), holdout)
+    found = claim(baseline, winner, task.constraints)
+    log.info("claim %s: %s", found.verdict.value, found.message)
+    if found.verdict == Verdict.VIOLATED or task.publish is None:
+        return Report(stage=Stage.PUBLISH, artifact=task.winner.artifact, claim=found)
+    return Report(
+        stage=Stage.PUBLISH,
+        artifact=task.winner.artifact,
+        claim=found,
+        published=_publish(desk, task.winner, found, digests),
+    )
+
+
+_STAGES: dict[Stage, Callable[[Desk], Report]] = {
+    Stage.INSPECT: inspect,
+    Stage.TRIAL: trial,
+    Stage.PLAYOFF: playoff,
+    Stage.PUBLISH: publish,
+}
+
+
+def _publish(desk: Desk, winner: Finalist, found: Claim, digests: dict[str, str]) -> str:
+    """Where the winner can be loaded from now."""
+    from trimtab_jobs.drift.profile import make_profile
+
+    task = desk.task
+    assert task.publish
+    reference = desk.splits.calibration if "calibration" in desk.paths else desk.splits.evaluation
+    profile = make_profile(reference.inputs, desk.predict(winner, reference), task.seed)
+    publication = publishing.Publication(
+        job=task.job,
+        winner=winner,
+        claim=found,
+        digests=digests | {"model": task.pins.get("model", "")},
+        hardware=desk.hardware,
+    )
+    with tempfile.TemporaryDirectory(prefix="trimtab-") as scratch:
+        profile.save(Path(scratch) / publishing.PROFILE)
+        name = publishing.publish(
+            resolve(task.publish, "publish"),
+            desk.store.model(winner.artifact),
+            Path(scratch) / publishing.PROFILE,
+            publication,
+        )
+    return f"{task.publish.rstrip('/')}/{name}"
+
+
+def _classes(desk: Desk, baseline: str) -> int:
+    """How many classes the model tells apart. Asked of ONNX Runtime, which every image has."""
+    session = engine(EngineName.ONNXRUNTIME).load(desk.onnx(baseline), desk.options)
+    first = scores(session, desk.splits.evaluation)
+    if first.ndim != 2 or len(first) != 1 or first.shape[1] < 2:
+        raise InvalidInput(
+            f"model.uri: {desk.task.model.uri}: the first output for one sample has shape {list(first.shape)}, and "
+            "should have [1, classes]: put the scores of the classes first"
+        )
+    return int(first.shape[1])
+
+
+def _keep(store: Store, task: Task, report: Report) -> None:
+    try:
+        store.save_report(task.job.uid, report)
+    except WorkFailure as failure:  # what decisions need is in the termination message
+        log.warning("the full report was not kept: %s", failure)
+
+
+def _show(measured: Measurement) -> str:
+    if not measured.executed:
+        return f"not executed: {measured.note}"
+    return f"accuracy {measured.accuracy:.4f}, p50 {1e3 * (measured.latency_p50 or 0):.3f} ms, {measured.size} bytes"

@@ -1,0 +1,138 @@
+"""Addresses, digests, and the store: what a job's pods hand to each other.
+
+Artifacts are named by the digest of their content, so writing one twice is writing it once, and two pods that make
+the same model meet in the same folder. The cache says what a step once made of a parent.
+
+    artifacts/<hex>/              a model's folder
+    cache/<hex>.json              {"artifact": ..., "note": ...}
+    reports/<job uid>/<stage>-<trial>.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from trimtab.api.work import VOLUMES_VARIABLE, Report
+from trimtab_jobs.errors import InvalidInput
+from trimtab_jobs.files import SharedFolder
+from trimtab_jobs.model import Model, open_model
+
+_ALGORITHM = "sha256:"
+
+
+def resolve(uri: str, field: str) -> Path:
+    """The path behind a file:// or pvc:// address.
+
+    `pvc://claim/path` is under the folder that `TRIMTAB_VOLUMES` (JSON, `{claim: folder}`) gives for the claim.
+    Raises InvalidInput naming `field` for an unknown claim, and for a path that leaves its claim by `..` or a link.
+    """
+    scheme, _, rest = uri.partition("://")
+    rest = unquote(rest)
+    if scheme == "file":
+        if not rest.startswith("/"):
+            raise InvalidInput(f"{field}: {uri} is not absolute: write file:///path, with three slashes")
+        return Path(rest)
+    claim, _, inside = rest.partition("/")
+    root = _volume(claim, uri, field)
+    path = root / inside.lstrip("/")
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise InvalidInput(f"{field}: {uri} leaves its claim, by .. or a link: name a path inside {claim!r}")
+    return path
+
+
+def _volume(claim: str, uri: str, field: str) -> Path:
+    volumes = json.loads(os.environ.get(VOLUMES_VARIABLE, "{}"))
+    if claim not in volumes:
+        known = ", ".join(sorted(volumes)) or "none"
+        raise InvalidInput(f"{field}: {uri} names claim {claim!r}, which is not mounted: mounted are {known}")
+    root = Path(volumes[claim])
+    if not root.is_dir():  # or a store would be written into the container, and lost with it
+        raise InvalidInput(f"{field}: {uri}: there is no folder {root}: mount claim {claim!r} there")
+    return root
+
+
+def digest_bytes(content: bytes) -> str:
+    """`sha256:` and the hex digest."""
+    return _ALGORITHM + hashlib.sha256(content).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return _ALGORITHM + hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_folder(folder: Path) -> str:
+    """The digest over the sorted relative names and digests of a folder's files."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder).as_posix()}\0{digest_file(path)}\n" for path in files]
+    return digest_bytes("".join(lines).encode())
+
+
+def hexdigits(digest: str) -> str:
+    """A digest without its algorithm: what folders are named by."""
+    return digest.removeprefix(_ALGORITHM)
+
+
+def cache_key(*parts: object) -> str:
+    """The digest of everything a result depends on, as JSON."""
+    return digest_bytes(json.dumps(parts, sort_keys=True).encode())
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What a step once made."""
+
+    artifact: str
+    note: str
+
+
+class Store:
+    """The folder. Raises what `SharedFolder` does where it cannot be written."""
+
+    def __init__(self, root: Path) -> None:
+        self._files = SharedFolder(root, "store")
+
+    def put(self, folder: Path) -> str:
+        """Keep a copy of a folder; its digest. Putting the same content again changes nothing."""
+        digest = digest_folder(folder)
+        self._files.place(folder, f"artifacts/{hexdigits(digest)}")
+        return digest
+
+    def folder(self, digest: str) -> Path:
+        """Where an artifact is."""
+        folder = self._artifact(digest)
+        if not folder.is_dir():
+            raise InvalidInput(f"store: {self._files.root} has no artifact {digest}: was it cleaned? create a new job")
+        return folder
+
+    def model(self, digest: str) -> Model:
+        """The model that an artifact holds."""
+        return open_model(self.folder(digest))
+
+    def cached(self, key: str) -> Cached | None:
+        """What was remembered under a key, if its artifact is still there."""
+        path = self._files.root / _cache_name(key)
+        if not path.is_file():
+            return None
+        found = Cached(**json.loads(path.read_text()))
+        return found if self._artifact(found.artifact).is_dir() else None
+
+    def remember(self, key: str, made: Cached) -> None:
+        self._files.write(_cache_name(key), json.dumps(asdict(made)))
+
+    def save_report(self, uid: str, report: Report) -> None:
+        """Keep the full report of a job's stage, or of its trial."""
+        name = f"reports/{uid}/{report.stage.value}-{report.trial or 0}.json"
+        self._files.write(name, report.model_dump_json(by_alias=True, indent=1))
+
+    def _artifact(self, digest: str) -> Path:
+        return self._files.root / "artifacts" / hexdigits(digest)
+
+
+def _cache_name(key: str) -> str:
+    return f"cache/{hexdigits(key)}.json"

@@ -1,0 +1,58 @@
+"""The table of techniques: which function carries out which config model, and on which format.
+
+A technique is a function `(model, config, bench) -> model`. It reads its one choice per setting with
+`trimtab.api.techniques.chosen`, writes the new model into `bench.out` and returns it; it raises `NotApplicable` when
+there is nothing for it to do. Functions are named, not imported, so that a pod loads only what its Task needs;
+techniques never import each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trimtab.api.job import ModelFormat
+
+if TYPE_CHECKING:
+    from trimtab_jobs.data import Splits
+    from trimtab_jobs.model import Model
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a technique works with beside its model and its config."""
+
+    out: Path
+    """An empty folder for the new model."""
+    original: Model
+    """The model the job was given: a distillation's teacher."""
+    splits: Splits
+    seed: int
+    threads: int
+    note: Callable[[str], None]
+    """Says in one line what the technique did; shown in the report."""
+
+
+Function = Callable[["Model", Any, Bench], "Model"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    function: str
+    accepts: ModelFormat
+    """A model in another format is converted first, where a conversion exists (`trimtab_jobs.convert`)."""
+
+    def load(self) -> Function:
+        module, name = self.function.split(":")
+        function: Function = getattr(import_module(module), name)
+        return function
+
+
+TECHNIQUES: dict[str, Entry] = {
+    "quantize": Entry("trimtab_jobs.techniques.quantize:quantize", ModelFormat.ONNX),
+    "prune": Entry("trimtab_jobs.techniques.prune:prune", ModelFormat.PYTORCH),
+    "distill": Entry("trimtab_jobs.techniques.distill:distill", ModelFormat.PYTORCH),
+}

@@ -1,0 +1,106 @@
+"""The playoff: which model is faster, on a machine that is never quiet.
+
+Two latencies measured one after the other differ by whatever the machine did meanwhile. So all finalists are loaded
+in one process and take turns in rounds, A-B-...-B-A: a drift that is linear over a round adds the same to each. Each
+round gives one ratio to the baseline, and the ratio claimed is their median, with a 95% percentile bootstrap interval
+over rounds (Efron, Annals of Statistics 7 (1979) 1-26). The baseline runs a second time as its own rival: how far
+that ratio is from 1 is what this machine calls equal.
+
+Statistics are separate from the loop, and the loop's clock is a parameter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trimtab.api.job import Interval
+from trimtab.api.quantities import decimal
+from trimtab_jobs.data import Array
+
+Clock = Callable[[], float]
+Call = Callable[[int], object]
+"""Runs a model once on the sample of that index."""
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How long to measure. A turn is a few calls of one model; `rounds` rounds have two turns of each."""
+
+    rounds: int = 40
+    min_rounds: int = 10
+    """Fewer ratios say nothing about their own spread; these are run even when `seconds` have passed."""
+    calls_per_turn: int = 10
+    turn_seconds: float = 0.1
+    """A slow model ends its turn after this, with at least one call made."""
+    seconds: float = 120.0
+    warm_up_calls: int = 20
+    warm_up_seconds: float = 1.0
+
+
+@dataclass(frozen=True)
+class Race:
+    """Seconds per call: `times[contestant][round]` is an array of that round's calls."""
+
+    times: list[list[Array]]
+
+    def percentile(self, contestant: int, percent: float) -> float:
+        return float(np.percentile(np.concatenate(self.times[contestant]), percent))
+
+    def medians(self, contestant: int) -> Array:
+        """One median per round."""
+        return np.array([np.median(calls) for calls in self.times[contestant]])
+
+
+def race(contestants: Sequence[Call], bounds: Bounds | None = None, clock: Clock = time.perf_counter) -> Race:
+    """Warm every contestant up, then let them take turns until the bounds are reached."""
+    bounds = bounds or Bounds()
+    for call in contestants:
+        _turn(call, 0, bounds.warm_up_calls, bounds.warm_up_seconds, clock)
+    times: list[list[Array]] = [[] for _ in contestants]
+    started = clock()
+    for number in range(bounds.rounds):
+        if number >= bounds.min_rounds and clock() - started >= bounds.seconds:
+            break
+        turns: list[list[float]] = [[] for _ in contestants]
+        for contestant in _there_and_back(len(contestants)):
+            first = number * bounds.calls_per_turn  # all see the same samples, for time may depend on them
+            turns[contestant] += _turn(
+                contestants[contestant], first, bounds.calls_per_turn, bounds.turn_seconds, clock
+            )
+        for contestant, calls in enumerate(turns):
+            times[contestant].append(np.array(calls))
+    return Race(times)
+
+
+def ratio(contestant: Array, baseline: Array, seed: int) -> Interval:
+    """The median over rounds of the ratio of two contestants' times, with its 95% bootstrap interval.
+
+    Both arrays have one time per round. The pairing by round is kept in resampling.
+    """
+    ratios = contestant / baseline
+    rng = np.random.default_rng(seed)
+    resampled = np.median(rng.choice(ratios, size=(RESAMPLES, len(ratios))), axis=1)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(estimate=decimal(float(np.median(ratios))), low=decimal(float(low)), high=decimal(float(high)))
+
+
+def _there_and_back(count: int) -> Iterator[int]:
+    yield from range(count)
+    yield from reversed(range(count))
+
+
+def _turn(call: Call, first: int, calls: int, seconds: float, clock: Clock) -> list[float]:
+    """The seconds of each call. The first is not counted: the turn before left the caches to another model."""
+    call(first)
+    taken: list[float] = []
+    while len(taken) < calls and (not taken or sum(taken) < seconds):
+        started = clock()
+        call(first + len(taken))
+        taken.append(clock() - started)
+    return taken

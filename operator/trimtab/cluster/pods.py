@@ -1,0 +1,233 @@
+"""What became of a Job: its Report where its pod left one, otherwise a reason that people understand.
+
+Pods are not watched. A Job's own status says when it has ended and whether its pod is ready, so pods are listed when
+there is something to learn: once for the Jobs that ended since the last look (the result is kept per Job UID), and
+now and then for a Job whose pod is long in starting. One call asks for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from pydantic import ValidationError
+
+from trimtab.api.names import ATTEMPT_LABEL
+from trimtab.api.work import Report, Task
+from trimtab.cluster.client import Client, Object
+from trimtab.cluster.objects import PODS
+from trimtab.decisions import ObservedWork, Work, WorkState
+from trimtab.errors import Permanent
+from trimtab.manifests import CONTAINER, controller_of, task_text
+
+PATIENCE, INTERVAL = timedelta(seconds=20), timedelta(seconds=60)
+"""A pod that is not ready after PATIENCE is looked at, and then again every INTERVAL."""
+
+TOO_LATE = "DeadlineExceeded"
+JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
+JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """What is remembered of a Job: a few hundred bytes beside its Task, where the whole object takes tens of kB."""
+
+    namespace: str
+    name: str
+    uid: str
+    version: int
+    owner: str
+    owner_uid: str
+    attempt: int
+    task: str
+    state: WorkState
+    reason: str = ""
+    """Why it failed, beginning with the Job controller's word for it: `DeadlineExceeded: ...`."""
+    starting_since: datetime | None = None
+    """Since when it waits for its pod to be ready."""
+
+
+def record_of(job: Mapping[str, Any]) -> JobRecord:
+    """Raises ValueError if this is no Job of ours: it has no owner or no Task."""
+    metadata = job["metadata"]
+    owner = controller_of(metadata)
+    if owner is None:
+        raise ValueError(f"Job {metadata['namespace']}/{metadata['name']} has no owner")
+    state, reason = _ending(job)
+    return JobRecord(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        version=int(metadata["resourceVersion"]),
+        owner=owner["name"],
+        owner_uid=owner["uid"],
+        attempt=int(metadata["labels"].get(ATTEMPT_LABEL, 0)),
+        task=task_text(job),
+        state=state,
+        reason=reason,
+        starting_since=_starting_since(job) if state == WorkState.ACTIVE else None,
+    )
+
+
+class Pods:
+    """Turns Jobs into observed work. Remembers what it learned until told to forget."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._ended: dict[str, ObservedWork] = {}
+        self._waiting: dict[str, tuple[datetime, str]] = {}
+
+    async def observe(self, jobs: Sequence[JobRecord], now: datetime) -> tuple[ObservedWork, ...]:
+        """The Jobs of one namespace as work. At most one call. Raises Permanent for a Job with an unreadable Task."""
+        asked = [job for job in jobs if self._worth_a_look(job, now)]
+        if asked:
+            found = await self._list(asked)
+            for job in asked:
+                self._learn(job, found.get(job.uid, []), now)
+        return tuple(self._ended.get(job.uid) or self._active(job) for job in jobs)
+
+    def next_look(self, jobs: Iterable[JobRecord], now: datetime) -> float | None:
+        """Seconds after which `observe` may tell something new though no Job has changed."""
+        dues = [self._due(job) for job in jobs if job.uid not in self._ended]
+        waits = [(due - now).total_seconds() for due in dues if due is not None]
+        return max(0.0, min(waits)) if waits else None
+
+    def forget(self, uid: str) -> None:
+        self._ended.pop(uid, None)
+        self._waiting.pop(uid, None)
+
+    def _worth_a_look(self, job: JobRecord, now: datetime) -> bool:
+        if job.uid in self._ended:
+            return False
+        due = self._due(job)
+        return job.state != WorkState.ACTIVE or (due is not None and due <= now)
+
+    def _due(self, job: JobRecord) -> datetime | None:
+        if job.starting_since is None:
+            return None
+        if job.uid in self._waiting:
+            return self._waiting[job.uid][0] + INTERVAL
+        return job.starting_since + PATIENCE
+
+    def _learn(self, job: JobRecord, pods: Sequence[Object], now: datetime) -> None:
+        if job.state == WorkState.ACTIVE:
+            self._waiting[job.uid] = (now, waiting_reason(pods, job.name))
+            return
+        report, message = _left_by(job, pods)
+        _, waited = self._waiting.pop(job.uid, (now, ""))
+        if waited and message.startswith(TOO_LATE):
+            message = f"{message}; its pod was waiting: {waited}"
+        self._ended[job.uid] = ObservedWork(_work(job), job.state, report, message)
+
+    def _active(self, job: JobRecord) -> ObservedWork:
+        if job.starting_since is None:
+            self._waiting.pop(job.uid, None)
+        _, message = self._waiting.get(job.uid, (None, ""))
+        return ObservedWork(_work(job), WorkState.ACTIVE, None, message)
+
+    async def _list(self, jobs: Sequence[JobRecord]) -> dict[str, list[Object]]:
+        """Pods by the UID of their Job."""
+        selector = f"{JOB_NAME_LABEL} in ({','.join(job.name for job in jobs)})"
+        found: dict[str, list[Object]] = {}
+        async for page in self._client.pages(PODS.path(jobs[0].namespace), [("labelSelector", selector)]):
+            for pod in page["items"]:
+                found.setdefault(pod["metadata"]["labels"].get(JOB_UID_LABEL, ""), []).append(pod)
+        return found
+
+
+def waiting_reason(pods: Sequence[Object], job: str) -> str:
+    """Why no pod of an active Job is ready, or nothing if one is about to be."""
+    if not pods:
+        return f"no pod was created: kubectl describe job {job} says why"
+    status = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))["status"]
+    for condition in status.get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"{condition.get('reason')}: {condition.get('message')}"
+    waiting = _container(status).get("state", {}).get("waiting", {})
+    # ContainerCreating is what a healthy pod says while its image is pulled.
+    if waiting.get("reason") in (None, "ContainerCreating", "PodInitializing"):
+        return ""
+    return f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+
+
+def _ending(job: Mapping[str, Any]) -> tuple[WorkState, str]:
+    for condition in job.get("status", {}).get("conditions", []):
+        if condition["status"] == "True" and condition["type"] == "Complete":
+            return WorkState.SUCCEEDED, ""
+        if condition["status"] == "True" and condition["type"] == "Failed":
+            reason, message = condition.get("reason"), condition.get("message")
+            if reason == TOO_LATE:
+                message = f"it took longer than the runtime's activeDeadline, {job['spec']['activeDeadlineSeconds']}s"
+            return WorkState.FAILED, f"{reason}: {message}"
+    return WorkState.ACTIVE, ""
+
+
+def _starting_since(job: Mapping[str, Any]) -> datetime | None:
+    """None while a queue (Kueue) holds the Job suspended, and once its pod is ready."""
+    status = job.get("status", {})
+    if job["spec"].get("suspend") or status.get("ready"):
+        return None
+    return datetime.fromisoformat(status.get("startTime") or job["metadata"]["creationTimestamp"])
+
+
+def _left_by(job: JobRecord, pods: Sequence[Object]) -> tuple[Report | None, str]:
+    """The report of the pod that decided the Job's end, and what to say where there is none."""
+    if not pods:
+        # A Job past its deadline deletes its pods.
+        return None, job.reason or "the pod was deleted before its report was read"
+    pod = max(pods, key=lambda pod: (pod["status"].get("phase") == "Succeeded", _finished_at(pod)))
+    ended = _container(pod["status"]).get("state", {}).get("terminated", {})
+    text = ended.get("message", "")
+    try:
+        return Report.model_validate_json(text), ""
+    except ValidationError:
+        return None, _why(pod, ended, text, job.reason)
+
+
+def _why(pod: Object, ended: Mapping[str, Any], text: str, reason: str) -> str:
+    """In the order of how much each explains."""
+    last_line = text.strip().rpartition("\n")[2][:500]
+    if ended.get("reason") == "OOMKilled":
+        limit = _limits(pod).get("memory")
+        return f"OOMKilled: the pod needed more memory than {limit or 'the node has'}: raise the runtime's memory limit"
+    if reason.startswith(TOO_LATE):
+        return reason
+    if pod["status"].get("reason"):
+        return f"{pod['status']['reason']}: {pod['status'].get('message', '')}"
+    if not ended:
+        return reason or "the pod ended without having run"
+    if ended.get("exitCode") == 0:
+        return f"the pod left no report that can be read: {last_line or 'its termination message is empty'}"
+    return f"exit code {ended.get('exitCode')}" + (f": {last_line}" if last_line else "")
+
+
+def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next((c for c in status.get("containerStatuses", []) if c["name"] == CONTAINER), {})
+
+
+def _limits(pod: Object) -> Mapping[str, str]:
+    containers = {c["name"]: c for c in pod["spec"]["containers"]}
+    limits: Mapping[str, str] = containers.get(CONTAINER, {}).get("resources", {}).get("limits", {})
+    return limits
+
+
+def _finished_at(pod: Object) -> str:
+    return str(_container(pod["status"]).get("state", {}).get("terminated", {}).get("finishedAt", ""))
+
+
+def _work(job: JobRecord) -> Work:
+    try:
+        return Work(job.name, _task(job.task), job.attempt)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise Permanent(f"Job {job.namespace}/{job.name}: its Task cannot be read: {field}: {first['msg']}") from None
+
+
+@lru_cache(maxsize=256)
+def _task(text: str) -> Task:
+    """Tasks are frozen, and the same few are observed again and again."""
+    return Task.model_validate_json(text)

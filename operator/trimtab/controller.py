@@ -1,0 +1,235 @@
+"""Carry out decisions in a cluster: what one turn of the queue does for one object.
+
+    the newest view of the object and its work → reconcile (pure) → the calls that make the decision true
+
+The order of the calls makes being killed between any two of them harmless:
+
+1. *Create* what is to run. A Job's name stands for its work and its template carries the Task, so a turn that starts
+   over finds the Job, not a gap: the same create has then succeeded, and the proposal is read back from the Job.
+2. *Write the status*, once, on the version it was decided on. It never claims work that does not exist (that was
+   created before), and until it is written every result can still be read from the Jobs.
+3. *Delete* what is no longer needed. Only now, because a deleted Job takes its result with it; were the operator
+   killed here, the next turn would see the same status and the same Jobs, and decide the same deletes.
+4. *Tell* of it in events, only if the status was written: a lost event is the one thing a kill may cost, and a
+   repeated one cannot happen, since the next turn finds nothing changed.
+
+Having changed something, an object gets another turn at once: the flow goes on until there is nothing to do, and does
+not depend on an event that may or may not come. An object that is being deleted is left alone; owner references take
+its Jobs with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from trimtab.api.base import Record
+from trimtab.api.job import Condition, ObjectMeta, OptimizationJob, OptimizationJobStatus
+from trimtab.api.monitor import ModelMonitor, ModelMonitorStatus
+from trimtab.api.names import ConditionType, MonitorConditionType, Reason
+from trimtab.api.problems import problems
+from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.work import ErrorKind, Report, WorkError
+from trimtab.cluster import objects
+from trimtab.cluster.client import Client, Object
+from trimtab.cluster.pods import Pods, record_of
+from trimtab.conditions import with_condition
+from trimtab.decisions import Event, Observed, ObservedWork, Work, WorkState
+from trimtab.errors import ClusterError, Conflict, NotFound, Refused
+from trimtab.manifests import job_manifest, metadata_of, optimization_job_manifest, rule_manifest
+from trimtab.monitoring import reconcile_monitor
+from trimtab.queue import WorkQueue
+from trimtab.reconcile import is_finished, reconcile
+from trimtab.world import Key, Kind, World, name_of
+
+logger = logging.getLogger(__name__)
+
+Owner = OptimizationJob | ModelMonitor
+RESOURCES = {
+    Kind.JOB: objects.OPTIMIZATION_JOBS,
+    Kind.RUNTIME: objects.OPTIMIZATION_RUNTIMES,
+    Kind.MONITOR: objects.MODEL_MONITORS,
+}
+
+
+RULE_AGE = timedelta(minutes=15)
+"""ConfigMaps are not watched: a rule that was deleted or edited by hand is put right after this long."""
+
+
+class Unreadable(Exception):
+    """A stored object that does not fit our models: an older CRD let it in, or a newer operator wrote it."""
+
+
+class Controller:
+    """Handles keys of the queue. `handle` is the queue's handler, and is never run twice at once for one key."""
+
+    def __init__(
+        self,
+        client: Client,
+        world: World,
+        queue: WorkQueue[Key],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._client = client
+        self._world = world
+        self._queue = queue
+        self._clock = clock
+        self.pods = Pods(client)
+        self._refused: dict[Key, dict[str, ObservedWork]] = {}
+        """Work whose Job the API server finds invalid: as good as failed, though there is nothing to observe."""
+        self._rules: dict[Key, tuple[Object, datetime]] = {}
+        """The ConfigMap last applied for each monitor, and when."""
+
+    async def handle(self, key: Key) -> float | None:
+        """One turn. Returns the seconds to the next if nothing happens, or None. Raises ClusterError."""
+        item = self._world.get(key.kind, key.name)
+        if item is None or item["metadata"].get("deletionTimestamp"):
+            self._refused.pop(key, None)
+            self._rules.pop(key, None)
+            return None
+        try:
+            return await (self._job(key, item) if key.kind == Kind.JOB else self._monitor(key, item))
+        except Unreadable as error:
+            await self._refuse(key, item, str(error))
+            return None
+
+    async def _job(self, key: Key, item: Object) -> float | None:
+        job = read(OptimizationJob, item)
+        runtime = self._runtime(job)
+        now = self._clock()
+        works = await self._works(key, job, now)
+        decision = reconcile(job, Observed(runtime, works), now)
+        for work in decision.create:
+            assert runtime is not None
+            await self._start(key, job, runtime, work)
+        written = await self._write(key, job.metadata, job.status, decision.status)
+        deleted = [record for record in self._world.works.of(job.metadata.uid) if record.name in decision.delete]
+        for record in deleted:
+            await objects.delete(self._client, objects.JOBS, record.namespace, record.name, record.uid)
+            self._world.works.remove(record)
+        await self._tell(job, decision.events if written else ())
+        if decision.create or written or deleted:
+            self._queue.add(key)
+        return _soonest(decision.requeue_after, self.pods.next_look(self._world.works.of(job.metadata.uid), now))
+
+    async def _monitor(self, key: Key, item: Object) -> float | None:
+        """The same for a monitor. The OptimizationJob it creates is named by its trigger, so it too is created once."""
+        monitor = read(ModelMonitor, item)
+        jobs = [read(OptimizationJob, owned) for owned in self._world.owned_jobs(monitor.metadata.uid)]
+        decision = reconcile_monitor(monitor, jobs, self._clock())
+        await self._apply_rule(key, rule_manifest(decision.status.rule, decision.rule, monitor))
+        if decision.create:
+            manifest = optimization_job_manifest(decision.create, monitor)
+            stored = await objects.create(self._client, objects.OPTIMIZATION_JOBS, manifest)
+            self._world.shelves[Kind.JOB].put(stored)
+            self._queue.add(Key(Kind.JOB, name_of(stored)))
+        written = await self._write(key, monitor.metadata, monitor.status, decision.status)
+        await self._tell(monitor, decision.events if written else ())
+        if decision.create or written:
+            self._queue.add(key)
+        return _soonest(decision.requeue_after, RULE_AGE.total_seconds())
+
+    def _runtime(self, job: OptimizationJob) -> OptimizationRuntime | None:
+        item = self._world.get(Kind.RUNTIME, (job.metadata.namespace, job.spec.target.runtime_ref.name))
+        return read(OptimizationRuntime, item) if item else None
+
+    async def _works(self, key: Key, job: OptimizationJob, now: datetime) -> tuple[ObservedWork, ...]:
+        records = self._world.works.of(job.metadata.uid)
+        if is_finished(job.status):
+            # Its results are in the status; only what still runs matters.
+            for record in records:
+                self.pods.forget(record.uid)
+            records = tuple(record for record in records if record.state == WorkState.ACTIVE)
+        refused = [seen for seen in self._refused.get(key, {}).values() if seen.work.task.job.uid == job.metadata.uid]
+        return (*await self.pods.observe(records, now), *refused)
+
+    async def _start(self, key: Key, job: OptimizationJob, runtime: OptimizationRuntime, work: Work) -> None:
+        try:
+            stored = await objects.create(self._client, objects.JOBS, job_manifest(work, runtime, job))
+        except Refused as error:
+            logger.warning("%s: %s", key, error)
+            self._refused.setdefault(key, {})[work.name] = _refused_work(work, str(error))
+        else:
+            self._world.works.put(record_of(stored))
+
+    async def _apply_rule(self, key: Key, manifest: Object) -> None:
+        applied, when = self._rules.get(key, (None, self._clock()))
+        if applied != manifest or self._clock() - when >= RULE_AGE:
+            await objects.apply(self._client, objects.CONFIG_MAPS, manifest)
+            self._rules[key] = (manifest, self._clock())
+
+    async def _write(self, key: Key, about: ObjectMeta, old: Record, new: Record) -> bool:
+        """Write the status if it changed; our view is then the server's answer. True if something was written."""
+        shelf, resource = self._world.shelves[key.kind], RESOURCES[key.kind]
+        try:
+            stored = await objects.write_status(self._client, resource, about, old.wire(), new.wire())
+        except NotFound:
+            # Deleted, and no watch has told us.
+            shelf.objects.pop(key.name, None)
+            return False
+        except Conflict:
+            shelf.refresh(await objects.get(self._client, resource, *key.name))
+            raise
+        if stored is not None:
+            shelf.refresh(stored)
+        return stored is not None
+
+    async def _tell(self, owner: Owner, events: Sequence[Event]) -> None:
+        for event in events:
+            try:
+                await objects.tell(self._client, owner.kind, owner.metadata, event)
+            except ClusterError as error:
+                logger.warning("an event was lost: %s", error)
+
+    async def _refuse(self, key: Key, item: Object, message: str) -> None:
+        about = metadata_of(item)
+        status, kind = _STATUS[key.kind]
+        try:
+            old = status.model_validate(item.get("status", {}))
+        except ValidationError:
+            old = status()
+        condition = Condition(
+            type=kind,
+            status="False",
+            observed_generation=about.generation,
+            reason=Reason.INVALID_INPUT.value,
+            message=message,
+        )
+        update = {
+            "conditions": with_condition(old.conditions, condition, self._clock()),
+            "state": Reason.INVALID_INPUT.value,
+            "observed_generation": about.generation,
+        }
+        await self._write(key, about, old, old.model_copy(update=update))
+
+
+_STATUS: dict[Kind, tuple[type[OptimizationJobStatus] | type[ModelMonitorStatus], str]] = {
+    Kind.JOB: (OptimizationJobStatus, ConditionType.ACCEPTED.value),
+    Kind.MONITOR: (ModelMonitorStatus, MonitorConditionType.READY.value),
+}
+"""Where each kind says that it was not understood."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read(model: type[M], item: Object) -> M:
+    """A stored object. Raises Unreadable with its first problem, in one line that names the object if it is another."""
+    try:
+        return model.model_validate(item)
+    except ValidationError as error:
+        where = "/".join(name_of(item))
+        raise Unreadable(f"{model.__name__} {where}: {problems(error, model)[0]}") from None
+
+
+def _refused_work(work: Work, message: str) -> ObservedWork:
+    error = WorkError(kind=ErrorKind.PERMANENT, reason=Reason.INVALID_INPUT.value, message=message)
+    report = Report(stage=work.task.stage, trial=work.task.trial, error=error)
+    return ObservedWork(work, WorkState.FAILED, report)
+
+
+def _soonest(*waits: float | None) -> float | None:
+    return min((wait for wait in waits if wait is not None), default=None)

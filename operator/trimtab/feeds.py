@@ -1,0 +1,131 @@
+"""What arrives from the cluster, and whom it concerns.
+
+    our kinds   kopf's watches            → the object, and the objects that depend on it
+    Jobs        one watch by label        → the OptimizationJob that owns it
+    audits      metadata-only lists       → what the watches missed
+
+kopf's watches have died silently before (kopf#787, #955, #957, #1276), and its relisting never tells of objects
+deleted during a gap. So every few minutes an audit compares what exists with what is known. What does not exist any
+more is forgotten. What is newer than our view, and still is one audit later, means a dead watch: the health check
+says so, and the kubelet restarts us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from trimtab.api.names import MANAGED_LABEL
+from trimtab.cluster import objects
+from trimtab.cluster.client import Client, Object
+from trimtab.cluster.pods import JobRecord, Pods, record_of
+from trimtab.cluster.watch import Gone, Listed, Seen, listing, watch
+from trimtab.controller import RESOURCES
+from trimtab.errors import ClusterError
+from trimtab.manifests import controller_of
+from trimtab.queue import WorkQueue
+from trimtab.world import Key, Kind, World, name_of
+
+AUDIT_SECONDS = 120.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Feeds:
+    """Puts what arrives into the world and queues the keys that it concerns."""
+
+    client: Client
+    world: World
+    queue: WorkQueue[Key]
+    pods: Pods
+    namespaces: Sequence[str | None]
+    """None alone for all namespaces."""
+    missed: dict[str, int] = field(default_factory=dict)
+    """Versions, by UID, that the last audit saw and no watch had brought."""
+    dead: list[str] = field(default_factory=list)
+    """Watches that the last audit found dead, in words."""
+
+    async def load(self) -> None:
+        """Fill the world with our kinds as they are. Decisions made before that would be made on half a view."""
+        for kind, resource in RESOURCES.items():
+            for namespace in self.namespaces:
+                async for change in listing(self.client, resource.path(namespace)):
+                    if isinstance(change, Seen):
+                        self.seen(kind, change.object)
+
+    def seen(self, kind: Kind, item: Object) -> None:
+        """An object of our kinds was created, changed or listed."""
+        if self.world.shelves[kind].put(item):
+            self._concern(kind, item)
+
+    def gone(self, kind: Kind, item: Object) -> None:
+        """An object of our kinds was deleted."""
+        self.world.shelves[kind].remove(item)
+        self._concern(kind, item)
+
+    def _concern(self, kind: Kind, item: Object) -> None:
+        if kind == Kind.RUNTIME:
+            for name in self.world.jobs_using(name_of(item)):
+                self.queue.add(Key(Kind.JOB, name))
+            return
+        self.queue.add(Key(kind, name_of(item)))
+        owner = controller_of(item["metadata"])
+        if kind == Kind.JOB and owner and owner["kind"] == Kind.MONITOR:
+            self.queue.add(Key(Kind.MONITOR, (item["metadata"]["namespace"], owner["name"])))
+
+    async def follow_jobs(self, namespace: str | None, listed: asyncio.Event) -> None:
+        """The Jobs watch, for ever. Sets `listed` once all Jobs are known."""
+        query = [("labelSelector", f"{MANAGED_LABEL}=true")]
+        async for change in watch(self.client, objects.JOBS.path(namespace), query):
+            match change:
+                case Seen(item):
+                    self._job_seen(item)
+                case Gone(item):
+                    self._job_seen(item, gone=True)
+                case Listed(uids, version):
+                    for ghost in self.world.works.prune(namespace, uids, version):
+                        self._job_gone(ghost)
+                    listed.set()
+
+    def _job_seen(self, item: Object, gone: bool = False) -> None:
+        try:
+            record = record_of(item)
+        except ValueError as error:
+            logger.warning("%s; remove its label %s", error, MANAGED_LABEL)
+            return
+        if gone or item["metadata"].get("deletionTimestamp"):
+            self._job_gone(record)
+        elif self.world.works.put(record):
+            self.queue.add(Key(Kind.JOB, (record.namespace, record.owner)))
+
+    def _job_gone(self, record: JobRecord) -> None:
+        self.world.works.remove(record)
+        self.pods.forget(record.uid)
+        self.queue.add(Key(Kind.JOB, (record.namespace, record.owner)))
+
+    async def audit_forever(self) -> None:
+        while True:
+            await asyncio.sleep(AUDIT_SECONDS)
+            try:
+                await self.audit()
+            except ClusterError as error:
+                # Nothing can be said about the watches while the API server cannot be asked.
+                logger.warning("audit: %s", error)
+
+    async def audit(self) -> None:
+        """Compare what exists with what is known, once. Raises ClusterError."""
+        before, self.missed, dead = self.missed, {}, []
+        for kind, shelf in self.world.shelves.items():
+            known = shelf.uids()
+            found = await objects.versions(self.client, RESOURCES[kind], self.namespaces)
+            for name in shelf.prune(known, found):
+                logger.info("%s %s was deleted while nobody watched", kind, "/".join(name))
+                self.queue.add(Key(kind, name))
+            known = shelf.uids()
+            self.missed |= {uid: version for uid, version in found.items() if known.get(uid, 0) < version}
+            if any(known.get(uid, 0) < version for uid, version in before.items() if uid in found):
+                dead.append(f"the watch of {RESOURCES[kind].plural} misses changes")
+        self.dead = dead

@@ -1,0 +1,173 @@
+"""Start the operator: kopf as the watch layer, and everything else as plain tasks beside it.
+
+kopf is used for what it is good at, following our own kinds, and for nothing else: only `on.event`, which never
+retries and writes nothing; no change handlers, so no annotation and no finalizer appears on anybody's object; no
+peering, no events of its own. The handlers hand an object to `feeds` and return; the queue's workers do the rest.
+
+A task that ends with an error ends the process: a restart is fast and loses nothing, while an operator without one of
+its watches would look alive and be deaf.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import kopf
+
+from trimtab import logs
+from trimtab.api.names import GROUP, VERSION
+from trimtab.cluster.client import Client
+from trimtab.controller import RESOURCES, Controller
+from trimtab.errors import ClusterError, NotFound, Temporary
+from trimtab.feeds import Feeds
+from trimtab.metrics import Metrics
+from trimtab.queue import WorkQueue
+from trimtab.server import Health, Server
+from trimtab.settings import Settings
+from trimtab.world import Key, Kind, World
+
+GAP_SECONDS = 1.0
+"""An object's status is written at most about once a second."""
+
+DRAIN_SECONDS = 10.0
+"""What a turn that is under way gets when the process is told to stop; Kubernetes gives the pod 30."""
+
+RETRY_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises SystemExit where the cluster refuses what cannot be done without."""
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        asyncio.run(operate(settings))
+    except* ClusterError as errors:
+        logger.critical("%s", "; ".join(str(error) for error in errors.exceptions))
+        raise SystemExit(1) from None
+
+
+async def operate(settings: Settings) -> None:
+    """The operator as a coroutine. Raises an ExceptionGroup with what ended it, if it was not a signal."""
+    metrics, world = Metrics(), World()
+    queue: WorkQueue[Key] = WorkQueue(gap=GAP_SECONDS)
+    namespaces: list[str | None] = [*settings.watch_namespaces] or [None]
+    async with await Client.connect(metrics.called) as client, asyncio.TaskGroup() as group:
+        controller = Controller(client, world, queue)
+        feeds = Feeds(client, world, queue, controller.pods, namespaces)
+        health = Health(feeds)
+        token_file = Path(settings.alerts_token_file) if settings.alerts_token_file else None
+        server = Server(client, feeds, metrics, health, token_file)
+        metrics.watch_queue(lambda: len(queue))
+        metrics.watch_jobs(lambda: world.all(Kind.JOB))
+        await server.start(settings.http_port)
+
+        tasks = [group.create_task(health.watch_loop())]
+        await _synchronize(feeds, group, tasks)
+        tasks += [
+            group.create_task(queue.work(_timed(controller.handle, metrics)), name=f"worker {number}")
+            for number in range(settings.workers)
+        ]
+        tasks.append(group.create_task(feeds.audit_forever(), name="audit"))
+        # Tasks from before this line are none of kopf's business; those from after it are ended with kopf.
+        await kopf.operator(
+            registry=_registry(feeds, client, server),
+            settings=_kopf_settings(),
+            standalone=True,
+            clusterwide=not settings.watch_namespaces,
+            namespaces=settings.watch_namespaces,
+            # Otherwise kopf asks for the user's name, and a container's user often has none.
+            identity=cast(Any, "trimtab"),
+        )
+        if not await queue.drain(DRAIN_SECONDS):
+            logger.warning("stopped in the middle of a turn; the next start takes it up")
+        for task in tasks:
+            task.cancel()
+
+
+async def _synchronize(feeds: Feeds, group: asyncio.TaskGroup, tasks: list[asyncio.Task[None]]) -> None:
+    """Know everything before deciding anything: our kinds, and all Jobs."""
+    while True:
+        try:
+            await feeds.load()
+            break
+        except NotFound as error:
+            logger.warning("%s; are the CRDs of %s installed? Again in %.0fs", error, GROUP, RETRY_SECONDS)
+        except Temporary as error:
+            logger.warning("%s; again in %.0fs", error, RETRY_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)
+    for namespace in feeds.namespaces:
+        listed = asyncio.Event()
+        tasks.append(group.create_task(feeds.follow_jobs(namespace, listed), name=f"Jobs of {namespace or 'all'}"))
+        await listed.wait()
+
+
+def _timed(
+    handle: Callable[[Key], Awaitable[float | None]], metrics: Metrics
+) -> Callable[[Key], Awaitable[float | None]]:
+    async def timed(key: Key) -> float | None:
+        with metrics.reconciles.labels(key.kind).time(), metrics.failures.labels(key.kind).count_exceptions():
+            return await handle(key)
+
+    return timed
+
+
+def _registry(feeds: Feeds, client: Client, server: Server) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.cleanup(registry=registry)
+    async def stop(**_: Any) -> None:
+        # Before kopf cancels what it does not know, which would break off answers that are being given.
+        await server.stop()
+
+    @kopf.on.login(registry=registry)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return kopf.ConnectionInfo(**await client.credentials())
+
+    for kind, resource in RESOURCES.items():
+
+        @kopf.on.event(GROUP, VERSION, resource.plural, registry=registry, param=kind)
+        async def arrived(event: kopf.RawEvent, param: Any = None, **_: Any) -> None:
+            if event["type"] == "DELETED":
+                feeds.gone(param, cast(dict[str, Any], event["object"]))
+            else:
+                feeds.seen(param, cast(dict[str, Any], event["object"]))
+
+    return registry
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.posting.loggers = False
+    # Our kinds are known; looking for others would take cluster-wide rights on CRDs and namespaces.
+    settings.scanning.disabled = True
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 310
+    settings.watching.connect_timeout = 10
+    # Bookmarks come once a minute: a stream without even those is dead.
+    settings.watching.inactivity_timeout = 70
+    settings.watching.chunk_size = 500
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 10
+    settings.queueing.worker_limit = None
+    settings.process.ultimate_exiting_timeout = 25
+    settings.persistence.diffbase_storage = _NoDiffs()
+    return settings
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """kopf prepares diffs for change handlers even where there are none, by copying every object at every event."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        raise AssertionError("only change handlers store anything")

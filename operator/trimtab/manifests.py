@@ -1,0 +1,265 @@
+"""The Kubernetes objects that decisions become, as plain dicts. Pure, and read back by the same module.
+
+A Job is the record of a proposal: its pod template carries the whole Task, so what was started can always be read
+from what runs, and nothing is remembered twice. Jobs are only ever created, never changed: Kueue and admission
+webhooks own parts of a stored Job, and a name stands for one attempt at one piece of work.
+
+Pods get nothing they don't need: no API token, no root, no writable image, no capability; what they may read and
+write follows from the addresses in the Task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
+from typing import Any
+
+import yaml
+
+from trimtab.api.job import ObjectMeta, OptimizationJob
+from trimtab.api.monitor import ModelMonitor
+from trimtab.api.names import (
+    API_VERSION,
+    ATTEMPT_LABEL,
+    JOB_LABEL,
+    JOB_UID_LABEL,
+    MANAGED_LABEL,
+    MONITOR_LABEL,
+    RULES_LABEL,
+    STAGE_LABEL,
+    TRIAL_LABEL,
+)
+from trimtab.api.quantities import parse_duration
+from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.work import INVALID_INPUT_EXIT, MESSAGE_VARIABLE, TASK_VARIABLE, VOLUMES_VARIABLE, Task
+from trimtab.decisions import Work
+
+VOLUMES_PATH = "/trimtab/volumes"
+MESSAGE_PATH = "/dev/termination-log"
+CONTAINER = "work"
+USER = 65532
+"""The `nonroot` of distroless images; the Dockerfile uses the same."""
+
+LABEL_LIMIT = 63
+Manifest = dict[str, Any]
+
+
+def job_manifest(work: Work, runtime: OptimizationRuntime, owner: OptimizationJob) -> Manifest:
+    """The batch/v1 Job that carries out `work`.
+
+    `backoffLimit` is 0 because a Job is one attempt: whether another is worth it, and under which name, is decided
+    from the report. Only a pod that the cluster itself took away (preempted, drained) is replaced without a word.
+    """
+    labels = _labels(work, owner)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": work.name,
+            "namespace": owner.metadata.namespace,
+            "labels": labels,
+            "ownerReferences": [owner_reference(owner)],
+        },
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": ceil(parse_duration(runtime.spec.active_deadline)),
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [INVALID_INPUT_EXIT]}},
+                ]
+            },
+            "template": {"metadata": {"labels": labels}, "spec": _pod_spec(work.task, runtime)},
+        },
+    }
+
+
+def work_of(job: Mapping[str, Any]) -> Work:
+    """The work that a Job from `job_manifest` was made of. Raises ValueError if it holds no readable Task."""
+    metadata = job["metadata"]
+    attempt = int(metadata.get("labels", {}).get(ATTEMPT_LABEL, 0))
+    return Work(metadata["name"], Task.model_validate_json(task_text(job)), attempt)
+
+
+def task_text(job: Mapping[str, Any]) -> str:
+    """The Task's JSON in a Job's pod template. Raises ValueError if there is none."""
+    containers = job["spec"]["template"]["spec"]["containers"]
+    for variable in (v for c in containers if c["name"] == CONTAINER for v in c.get("env", [])):
+        if variable["name"] == TASK_VARIABLE:
+            return str(variable.get("value", "")).replace("$$", "$")
+    raise ValueError(f"Job {job['metadata']['name']} has no {TASK_VARIABLE} in its container {CONTAINER!r}")
+
+
+def optimization_job_manifest(job: OptimizationJob, owner: ModelMonitor) -> Manifest:
+    """An OptimizationJob that a monitor starts. It goes when the monitor goes."""
+    metadata = job.metadata
+    return {
+        "apiVersion": API_VERSION,
+        "kind": job.kind,
+        "metadata": {
+            "name": metadata.name,
+            "namespace": metadata.namespace,
+            "labels": metadata.labels | _common_labels("optimization-job", owner.metadata.name),
+            "annotations": metadata.annotations,
+            "ownerReferences": [owner_reference(owner)],
+        },
+        "spec": job.spec.wire(),
+    }
+
+
+def rule_manifest(name: str, rule: Mapping[str, Any], owner: ModelMonitor) -> Manifest:
+    """The ConfigMap `name` that holds a monitor's Prometheus rule file, under a name Prometheus can glob."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": name,
+            "namespace": owner.metadata.namespace,
+            "labels": {
+                **_common_labels("rules", owner.metadata.name),
+                MONITOR_LABEL: label_value(owner.metadata.name),
+                RULES_LABEL: "true",
+            },
+            "ownerReferences": [owner_reference(owner)],
+        },
+        "data": {f"{owner.metadata.namespace}-{owner.metadata.name}.yaml": yaml.safe_dump(dict(rule), sort_keys=False)},
+    }
+
+
+def owner_reference(owner: OptimizationJob | ModelMonitor) -> Manifest:
+    """What makes Kubernetes delete an object with its owner.
+
+    `blockOwnerDeletion` is left out: it matters to foreground deletion only, and on clusters with
+    OwnerReferencesPermissionEnforcement it takes a right on the owner's finalizers.
+    """
+    return {
+        "apiVersion": API_VERSION,
+        "kind": owner.kind,
+        "name": owner.metadata.name,
+        "uid": owner.metadata.uid,
+        "controller": True,
+    }
+
+
+def controller_of(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The one owner reference that is marked as the controller."""
+    return next((o for o in metadata.get("ownerReferences", []) if o.get("controller")), None)
+
+
+def metadata_of(raw: Mapping[str, Any]) -> ObjectMeta:
+    """An object's metadata, readable even if the rest of it is not."""
+    return ObjectMeta.model_validate(raw["metadata"])
+
+
+def label_value(text: str) -> str:
+    """An object's name (at most 253 characters) as a label's value (at most 63). For people: select by UID."""
+    return text[:LABEL_LIMIT].rstrip("-.")
+
+
+def _common_labels(component: str, instance: str) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "trimtab",
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/instance": label_value(instance),
+        "app.kubernetes.io/part-of": "trimtab",
+        "app.kubernetes.io/managed-by": "trimtab",
+    }
+
+
+def _labels(work: Work, owner: OptimizationJob) -> dict[str, str]:
+    labels = {
+        **_common_labels("work", owner.metadata.name),
+        MANAGED_LABEL: "true",
+        JOB_LABEL: label_value(owner.metadata.name),
+        JOB_UID_LABEL: owner.metadata.uid,
+        STAGE_LABEL: work.task.stage.value,
+        ATTEMPT_LABEL: str(work.attempt),
+    }
+    return labels if work.task.trial is None else labels | {TRIAL_LABEL: str(work.task.trial)}
+
+
+def _pod_spec(task: Task, runtime: OptimizationRuntime) -> Manifest:
+    spec = runtime.spec
+    claims = sorted({*claimed(task), *(mount.claim for mount in spec.claims)})
+    volumes = {claim: f"claim-{number}" for number, claim in enumerate(claims)}
+    pod = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            # Without this every start walks the whole volume to change owners.
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "nodeSelector": spec.node_selector,
+        "containers": [_container(task, runtime, volumes)],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            *({"name": name, "persistentVolumeClaim": {"claimName": claim}} for claim, name in volumes.items()),
+        ],
+    }
+    return pod if spec.runtime_class_name is None else pod | {"runtimeClassName": spec.runtime_class_name}
+
+
+def _container(task: Task, runtime: OptimizationRuntime, volumes: Mapping[str, str]) -> Manifest:
+    spec = runtime.spec
+    return {
+        "name": CONTAINER,
+        "image": spec.image,
+        "imagePullPolicy": spec.image_pull_policy.value,
+        "command": ["python", "-m", "trimtab_jobs"],
+        "env": _environment(task, runtime),
+        "resources": spec.resources.wire(),
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *_mounts(task, runtime, volumes)],  # noqa: S108
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": MESSAGE_PATH,
+        # A pod that dies without a report (an import that fails) leaves the end of its log instead.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _environment(task: Task, runtime: OptimizationRuntime) -> list[Manifest]:
+    """The runtime's variables, as Kubernetes reads them, and ours, which win over a repeated name."""
+    mounts = {claim: f"{VOLUMES_PATH}/{claim}" for claim in sorted(claimed(task))}
+    ours = {
+        TASK_VARIABLE: task.model_dump_json(by_alias=True, exclude_none=True),
+        VOLUMES_VARIABLE: json.dumps(mounts),
+        MESSAGE_VARIABLE: MESSAGE_PATH,
+    }
+    # The root filesystem is read-only and the user has no entry in passwd: libraries cache under HOME.
+    theirs = {"HOME": "/tmp", **{v.name: v.value for v in runtime.spec.env}}  # noqa: S108
+    variables = theirs | {name: _literal(value) for name, value in ours.items()}
+    return [{"name": name, "value": value} for name, value in variables.items()]
+
+
+def _literal(value: str) -> str:
+    """Kubernetes expands $(NAME) in a variable and reads $$ as $; a file's name may hold either."""
+    return value.replace("$", "$$")
+
+
+def _mounts(task: Task, runtime: OptimizationRuntime, volumes: Mapping[str, str]) -> Iterator[Manifest]:
+    for claim, writable in sorted(claimed(task).items()):
+        yield {"name": volumes[claim], "mountPath": f"{VOLUMES_PATH}/{claim}", "readOnly": not writable}
+    for mount in runtime.spec.claims:
+        yield {"name": volumes[mount.claim], "mountPath": mount.mount_path, "readOnly": mount.read_only}
+
+
+def claimed(task: Task) -> dict[str, bool]:
+    """Every claim that the Task's `pvc://` addresses name, and whether the pod writes to it."""
+    read = [task.model.uri, task.model.code, *(split.uri for split in task.data.named().values())]
+    writes = _claims([task.store, task.publish])
+    return {claim: claim in writes for claim in {*_claims(read), *writes}}
+
+
+def _claims(uris: Sequence[str | None]) -> set[str]:
+    """`pvc://models/a/b.onnx` names the claim `models`."""
+    return {uri.removeprefix("pvc://").partition("/")[0] for uri in uris if uri and uri.startswith("pvc://")}

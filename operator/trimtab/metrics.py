@@ -1,0 +1,108 @@
+"""What Prometheus sees of the operator.
+
+Gauges about objects are counted at scrape time from the view that decisions are made on, so a series goes with the
+last object behind it and nothing has to be cleaned up. Labels are bounded: namespaces, states, verbs; never an
+object's name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from trimtab.api.job import Outcome, TrialState
+
+Items = Callable[[], Iterable[Mapping[str, Any]]]
+
+BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+
+class Metrics:
+    """The operator's registry; nothing is registered globally."""
+
+    def __init__(self) -> None:
+        # It would be a second series for every counter, of no use to us.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.calls = Counter(
+            "trimtab_api_requests",
+            "Answers of the Kubernetes API; code 0 is none.",
+            ["verb", "resource", "code"],
+            registry=self.registry,
+        )
+        self.reconciles = Histogram(
+            "trimtab_reconcile_duration_seconds",
+            "One turn of an object: observing, deciding, carrying out.",
+            ["kind"],
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self.failures = Counter(
+            "trimtab_reconcile_failures", "Turns that were put back into the queue.", ["kind"], registry=self.registry
+        )
+        self.alerts = Counter(
+            "trimtab_alerts_received", "Alerts that reached a ModelMonitor.", ["namespace"], registry=self.registry
+        )
+
+    def called(self, verb: str, resource: str, code: int) -> None:
+        """For `cluster.client.Client`."""
+        self.calls.labels(verb, resource, code).inc()
+
+    def watch_queue(self, depth: Callable[[], int]) -> None:
+        gauge = Gauge("trimtab_queue_depth", "Objects waiting for a worker.", registry=self.registry)
+        gauge.set_function(depth)
+
+    def watch_jobs(self, jobs: Items) -> None:
+        """Count `jobs`, OptimizationJobs as the API server gives them, at every scrape."""
+        self.registry.register(_Jobs(jobs))
+
+    def text(self) -> bytes:
+        """The exposition format, version 0.0.4."""
+        return generate_latest(self.registry)
+
+
+class _Jobs(Collector):
+    def __init__(self, jobs: Items) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        states: Tally[tuple[str, ...]] = Tally()
+        outcomes: Tally[tuple[str, ...]] = Tally()
+        for job in self._jobs():
+            namespace, status = job["metadata"]["namespace"], job.get("status", {})
+            states[namespace, status.get("state") or "Pending"] += 1
+            outcomes.update((namespace, outcome) for trial in status.get("trials", []) for outcome in ends(trial))
+        yield _family("trimtab_jobs", "OptimizationJobs by the reason of their summary condition.", "state", states)
+        yield _family("trimtab_trials", "Trials' candidates by how they ended.", "outcome", outcomes)
+
+
+def ends(trial: Mapping[str, Any]) -> Iterator[str]:
+    """How a trial's candidates ended, or how far it is; the input model is no trial of ours."""
+    if trial["index"] == 0:
+        return
+    if trial["state"] == TrialState.SUCCEEDED:
+        for candidate in trial.get("candidates", []):
+            yield candidate.get("outcome") or "Pending"
+    else:
+        yield {TrialState.SKIPPED: Outcome.SKIPPED, TrialState.FAILED: Outcome.FAILED}.get(trial["state"], "Running")
+
+
+def _family(name: str, text: str, label: str, counts: Mapping[tuple[str, ...], int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=["namespace", label])
+    for labels, count in sorted(counts.items()):
+        family.add_metric(labels, count)
+    return family

@@ -1,0 +1,269 @@
+"""What to do next for one ModelMonitor: its spec, its status and its jobs go in, a MonitorDecision comes out.
+
+An alert becomes a trigger in the status (`record`) and leads to at most one OptimizationJob, whose name is made of the
+monitor's UID and the trigger's key: creating it twice is creating it once. Between an alert and its job stand three
+guards, asked in this order: the monitor is suspended, a job of it is still running, the cooldown has not passed. A
+trigger that waits is kept with the reason; one that resolves while it waits is never started.
+
+The cooldown begins anew when a job ends: only then can the alert see the new model, and its end takes minutes to get
+here, for Alertmanager gathers notifications.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from trimtab.alerts import Alert
+from trimtab.api.job import NAME_LIMIT, Condition, ObjectMeta, OptimizationJob, OptimizationJobSpec, Split
+from trimtab.api.monitor import (
+    TRIGGERS_KEPT,
+    Action,
+    ModelMonitor,
+    ModelMonitorStatus,
+    TriggerState,
+    TriggerStatus,
+)
+from trimtab.api.names import (
+    CAPTURE_FILE,
+    MONITOR_LABEL,
+    MONITOR_UID_LABEL,
+    TRIGGER_ANNOTATION,
+    ConditionType,
+    EventReason,
+    MonitorConditionType,
+    Reason,
+)
+from trimtab.api.quantities import parse_duration
+from trimtab.conditions import is_true, parse_timestamp, timestamp, with_condition
+from trimtab.decisions import Event, MonitorDecision
+from trimtab.rules import action_for, rule_file
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Why no job may start now. `until` is when time alone ends it."""
+
+    reason: Reason
+    message: str
+    until: datetime | None = None
+
+    def __str__(self) -> str:
+        return f"{self.reason.value}: {self.message}"
+
+
+def reconcile_monitor(monitor: ModelMonitor, jobs: Sequence[OptimizationJob], now: datetime) -> MonitorDecision:
+    """Decide. Pure; `jobs` are those that carry the monitor's UID as a label. Deciding again changes nothing."""
+    known = monitor.model_copy(update={"status": _adopt(monitor.status, jobs)})
+    hold = _hold(known, jobs, now)
+    waiting = _waiting(known.status)
+    create = _job(known, waiting[0]) if waiting and not hold else None
+    if create:
+        known = monitor.model_copy(update={"status": _started(known.status, waiting[0], create, now)})
+        hold = _running(create)
+    status = _told(known, hold, now)
+    return MonitorDecision(
+        status,
+        rule=rule_file(monitor),
+        create=create,
+        events=tuple(_events(monitor.status, status, create)),
+        requeue_after=(hold.until - now).total_seconds() if hold and hold.until and _waiting(status) else None,
+    )
+
+
+def record(status: ModelMonitorStatus, alerts: Iterable[Alert], now: datetime) -> ModelMonitorStatus:
+    """Fold alerts that a webhook brought into the status, the newest last. What is known already changes nothing."""
+    triggers = list(status.triggers)
+    for alert in sorted(alerts, key=lambda alert: alert.starts_at):
+        triggers = _resolve(triggers, alert) if alert.ends_at else _fire(triggers, alert, now)
+    return status.model_copy(update={"triggers": _kept(triggers)})
+
+
+def _fire(triggers: list[TriggerStatus], alert: Alert, now: datetime) -> list[TriggerStatus]:
+    """A firing alert is news if it began after all we know of its fingerprint: deliveries may come late or again.
+
+    An earlier incident that still fires here has ended, then, and the notification of its end was lost.
+    """
+    starts_at = _precise(alert.starts_at)
+    if any(_same(trigger, alert) and trigger.starts_at >= starts_at for trigger in triggers):
+        return triggers
+    new = TriggerStatus(
+        key=f"{alert.fingerprint}@{starts_at}", alert=alert.name, starts_at=starts_at, received_at=timestamp(now)
+    )
+    return [_resolved(trigger) if _same(trigger, alert) else trigger for trigger in triggers] + [new]
+
+
+def _resolve(triggers: list[TriggerStatus], alert: Alert) -> list[TriggerStatus]:
+    """By its end and not by its start, which Alertmanager may move when two Prometheus servers report one alert."""
+    assert alert.ends_at
+    ends_at = _precise(alert.ends_at)
+    over = [_same(trigger, alert) and trigger.starts_at <= ends_at for trigger in triggers]
+    return [_resolved(trigger) if ended else trigger for trigger, ended in zip(triggers, over, strict=True)]
+
+
+def _kept(triggers: list[TriggerStatus]) -> list[TriggerStatus]:
+    """The newest 16; one that still fires is forgotten last, or its repetition would be taken for news."""
+    by_worth = sorted(range(len(triggers)), key=lambda i: (triggers[i].state == TriggerState.FIRING, i))
+    return [triggers[i] for i in sorted(by_worth[-TRIGGERS_KEPT:])]
+
+
+def _same(trigger: TriggerStatus, alert: Alert) -> bool:
+    return trigger.key.startswith(f"{alert.fingerprint}@")
+
+
+def _resolved(trigger: TriggerStatus) -> TriggerStatus:
+    return trigger.model_copy(update={"state": TriggerState.RESOLVED})
+
+
+def _precise(moment: datetime) -> str:
+    """Fixed width, so that moments sort as text."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _adopt(status: ModelMonitorStatus, jobs: Sequence[OptimizationJob]) -> ModelMonitorStatus:
+    """Recognize jobs that were created before the status could be written."""
+    by_key = {job.metadata.annotations.get(TRIGGER_ANNOTATION): job for job in jobs}
+    for trigger in status.triggers:
+        job = by_key.get(trigger.key)
+        if job and not trigger.job:
+            created = job.metadata.creation_timestamp or trigger.received_at
+            status = _started(status, trigger, job, parse_timestamp(created))
+    return status
+
+
+def _started(
+    status: ModelMonitorStatus, trigger: TriggerStatus, job: OptimizationJob, now: datetime
+) -> ModelMonitorStatus:
+    name = job.metadata.name
+    triggers = [t.model_copy(update={"job": name}) if t.key == trigger.key else t for t in status.triggers]
+    return status.model_copy(update={"triggers": triggers, "last_job": name, "last_job_time": timestamp(now)})
+
+
+def _hold(monitor: ModelMonitor, jobs: Sequence[OptimizationJob], now: datetime) -> Hold | None:
+    """The guards, in the order they are asked."""
+    if monitor.spec.suspend:
+        return Hold(Reason.SUSPENDED, "spec.suspend is true: alerts are recorded, and nothing is started")
+    running = next((job for job in jobs if not _is_finished(job)), None)
+    if running:
+        return _running(running)
+    since = [monitor.status.last_job_time, *(job.status.completion_time for job in jobs)]
+    known = [parse_timestamp(moment) for moment in since if moment]
+    if not known:
+        return None
+    until = max(known) + timedelta(seconds=parse_duration(monitor.spec.cooldown))
+    if now >= until:
+        return None
+    return Hold(Reason.COOLING_DOWN, f"the next job may start at {timestamp(until)}", until)
+
+
+def _running(job: OptimizationJob) -> Hold:
+    return Hold(Reason.REOPTIMIZING, f"job {job.metadata.name} is running, and there is one at a time")
+
+
+def _is_finished(job: OptimizationJob) -> bool:
+    return any(is_true(job.status.conditions, kind) for kind in (ConditionType.COMPLETE, ConditionType.FAILED))
+
+
+def _job(monitor: ModelMonitor, trigger: TriggerStatus) -> OptimizationJob:
+    owner = monitor.metadata
+    digest = "-" + hashlib.sha256(f"{owner.uid}/{trigger.key}".encode()).hexdigest()[:8]
+    metadata = ObjectMeta(
+        name=owner.name[: NAME_LIMIT - len(digest)].rstrip("-.") + digest,
+        namespace=owner.namespace,
+        labels={MONITOR_LABEL: owner.name[:63].rstrip("-."), MONITOR_UID_LABEL: owner.uid},
+        annotations={TRIGGER_ANNOTATION: trigger.key},
+    )
+    return OptimizationJob(metadata=metadata, spec=_job_spec(monitor, trigger))
+
+
+def _job_spec(monitor: ModelMonitor, trigger: TriggerStatus) -> OptimizationJobSpec:
+    spec = monitor.spec.job_template.spec
+    if action_for(monitor, trigger.alert) != Action.RECALIBRATE:
+        return spec
+    assert monitor.spec.capture
+    captured = Split(uri=f"{monitor.spec.capture.rstrip('/')}/{CAPTURE_FILE}")
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"calibration": captured})})
+
+
+def _told(monitor: ModelMonitor, hold: Hold | None, now: datetime) -> ModelMonitorStatus:
+    """The status with everything that people read in it."""
+    status, generation = monitor.status, monitor.metadata.generation
+    summary = _summary(status, hold)
+    conditions = status.conditions
+    for condition in (_ready(monitor), _triggered(status, summary)):
+        conditions = with_condition(conditions, condition.model_copy(update={"observed_generation": generation}), now)
+    return status.model_copy(
+        update={
+            "observed_generation": generation,
+            "conditions": conditions,
+            "triggers": [t.model_copy(update={"message": _message(t, hold)}) for t in status.triggers],
+            "rule": f"trimtab-{monitor.metadata.name[:200].rstrip('-.')}-rules",
+            "state": summary.value,
+        }
+    )
+
+
+def _summary(status: ModelMonitorStatus, hold: Hold | None) -> Reason:
+    """A cooldown is told only when something waits for its end."""
+    if hold and (hold.reason != Reason.COOLING_DOWN or _waiting(status)):
+        return hold.reason
+    return Reason.TRIGGERED if _firing(status) else Reason.WATCHING
+
+
+def _ready(monitor: ModelMonitor) -> Condition:
+    watched = " and ".join(sorted({trigger.kind for trigger in monitor.spec.triggers}))
+    suspended = monitor.spec.suspend
+    return Condition(
+        type=MonitorConditionType.READY,
+        status=str(not suspended),
+        reason=Reason.SUSPENDED if suspended else Reason.WATCHING,
+        message=f"the {watched} of model {monitor.spec.target.model} is watched",
+    )
+
+
+def _triggered(status: ModelMonitorStatus, summary: Reason) -> Condition:
+    firing = [f"{trigger.alert} fires since {trigger.starts_at}" for trigger in _firing(status)]
+    resolved = Reason.RESOLVED if status.triggers else Reason.WATCHING
+    return Condition(
+        type=MonitorConditionType.TRIGGERED,
+        status=str(bool(firing)),
+        reason=summary if firing else resolved,
+        message=", ".join(firing) or "no alert fires",
+    )
+
+
+def _message(trigger: TriggerStatus, hold: Hold | None) -> str:
+    if trigger.job:
+        return ""
+    if trigger.state == TriggerState.RESOLVED:
+        return f"{Reason.RESOLVED.value}: it was over before a job could start"
+    return str(hold) if hold else ""
+
+
+def _events(before: ModelMonitorStatus, after: ModelMonitorStatus, create: OptimizationJob | None) -> Iterator[Event]:
+    """Transitions only: a job starts, a trigger begins to wait for another reason, the last alert is over."""
+    if create:
+        key = create.metadata.annotations[TRIGGER_ANNOTATION]
+        alert = next(trigger.alert for trigger in after.triggers if trigger.key == key)
+        yield Event(EventReason.TRIGGERED, f"{alert}: starting job {create.metadata.name}")
+    waited = {trigger.key: _reason(trigger) for trigger in before.triggers}
+    for trigger in _waiting(after):
+        if _reason(trigger) != waited.get(trigger.key):
+            yield Event(EventReason.SUPPRESSED, f"{trigger.alert}: {trigger.message}")
+    kind = MonitorConditionType.TRIGGERED
+    if is_true(before.conditions, kind) and not is_true(after.conditions, kind):
+        yield Event(EventReason.RESOLVED, "no alert fires")
+
+
+def _reason(trigger: TriggerStatus) -> str:
+    return trigger.message.partition(":")[0]
+
+
+def _firing(status: ModelMonitorStatus) -> list[TriggerStatus]:
+    return [trigger for trigger in status.triggers if trigger.state == TriggerState.FIRING]
+
+
+def _waiting(status: ModelMonitorStatus) -> list[TriggerStatus]:
+    return [trigger for trigger in _firing(status) if not trigger.job]

@@ -1,0 +1,143 @@
+"""The operator's own HTTP server: the Alertmanager webhook, metrics, health.
+
+The webhook only records. It writes what arrived into the monitor's status, on the version it read, and answers when
+that is stored; whether an alert leads to a job is decided by the monitor's next turn, from the status. So a webhook
+delivered twice, or to an operator that is killed a moment later, changes nothing about the outcome: Alertmanager
+repeats what was not acknowledged, and an alert that is stored already is no news.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from aiohttp import web
+
+from trimtab import alerts
+from trimtab.api.monitor import ModelMonitor
+from trimtab.cluster import objects
+from trimtab.cluster.client import Client
+from trimtab.controller import read
+from trimtab.errors import Conflict, Temporary
+from trimtab.feeds import Feeds
+from trimtab.metrics import Metrics
+from trimtab.monitoring import record
+from trimtab.world import Key, Kind, Name
+
+BODY_LIMIT = 1 << 20
+"""A notification of Alertmanager's default 64 alerts a group has some 50 kB."""
+
+CONFLICTS = 5
+LONGEST_LAG = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Health:
+    """Whether the process can still do its work; a kubelet restarts it when it cannot."""
+
+    feeds: Feeds
+    lag: float = 0.0
+    """How long, at the last look, the event loop kept a timer waiting."""
+
+    async def watch_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + 1.0
+            await asyncio.sleep(1.0)
+            self.lag = loop.time() - due
+
+    def problems(self) -> list[str]:
+        late = [f"the event loop is {self.lag:.0f}s late"] if self.lag > LONGEST_LAG else []
+        return late + self.feeds.dead
+
+
+@dataclass
+class Server:
+    client: Client
+    feeds: Feeds
+    metrics: Metrics
+    health: Health
+    token_file: Path | None
+    _runner: web.AppRunner = field(init=False)
+
+    async def start(self, port: int) -> None:
+        app = web.Application(client_max_size=BODY_LIMIT)
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/metrics", self._metrics),
+                web.post("/alerts", self._alerts),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=5.0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, port=port).start()
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        return [address[:2] for address in self._runner.addresses]
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        problems = self.health.problems()
+        return web.Response(text="\n".join(problems) or "ok", status=503 if problems else 200)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _alerts(self, request: web.Request) -> web.Response:
+        if not alerts.authorized(request.headers.get("Authorization"), self._token()):
+            return web.Response(status=401, text="a bearer token is needed, see the setting alertsTokenFile\n")
+        try:
+            received = alerts.parse(await request.read())
+        except ValueError as error:
+            return web.Response(status=400, text=f"{error}\n")
+        try:
+            for monitor, found in received.items():
+                await self._record(monitor, found)
+        except Temporary as error:
+            # Alertmanager sends it again.
+            return web.Response(status=503, text=f"{error}\n")
+        return web.Response(text="ok\n")
+
+    def _token(self) -> str | None:
+        if self.token_file is None:
+            return None
+        try:
+            return self.token_file.read_text().strip()
+        except OSError as error:
+            logger.error("alertsTokenFile: %s", error)
+            return None
+
+    async def _record(self, about: alerts.MonitorRef, found: Sequence[alerts.Alert]) -> None:
+        """Into the monitor's status, however often somebody else writes in between. Raises Temporary."""
+        name: Name = (about.namespace, about.name)
+        shelf = self.feeds.world.shelves[Kind.MONITOR]
+        for _ in range(CONFLICTS):
+            item = shelf.objects.get(name)
+            if item is None or item["metadata"]["uid"] != about.uid:
+                logger.warning("alerts for ModelMonitor %s/%s, which is not here; its rule outlived it", *name)
+                return
+            monitor = read(ModelMonitor, item)
+            status = record(monitor.status, found, datetime.now(UTC))
+            try:
+                stored = await objects.write_status(
+                    self.client, objects.MODEL_MONITORS, monitor.metadata, monitor.status.wire(), status.wire()
+                )
+            except Conflict:
+                shelf.refresh(await objects.get(self.client, objects.MODEL_MONITORS, *name))
+                continue
+            if stored:
+                self.metrics.alerts.labels(about.namespace).inc(len(found))
+                shelf.refresh(stored)
+            self.feeds.queue.add(Key(Kind.MONITOR, name))
+            return
+        raise Conflict(f"ModelMonitor {'/'.join(name)} changes faster than alerts can be recorded")

@@ -1,0 +1,155 @@
+"""The newest known state of everything the operator looks at, and whether an arrival is news.
+
+Three sources write here in no order: kopf's watches, the Jobs watch, and the answers to our own writes. The
+resourceVersion decides between them, so a view is never older than our last write, and the echo of a write, which
+arrives later through the watch, is no news and wakes nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from trimtab.cluster.client import Object
+from trimtab.cluster.pods import JobRecord
+from trimtab.manifests import controller_of
+
+Name = tuple[str, str]
+"""Namespace and name."""
+
+
+class Kind(StrEnum):
+    """Our own kinds."""
+
+    JOB = "OptimizationJob"
+    RUNTIME = "OptimizationRuntime"
+    MONITOR = "ModelMonitor"
+
+
+class Key(NamedTuple):
+    """What is queued: an object by its name, since what it looks like is only asked when its turn comes."""
+
+    kind: Kind
+    name: Name
+
+    def __str__(self) -> str:
+        return f"{self.kind} {'/'.join(self.name)}"
+
+
+def name_of(item: Mapping[str, Any]) -> Name:
+    return item["metadata"]["namespace"], item["metadata"]["name"]
+
+
+def version_of(item: Mapping[str, Any]) -> int:
+    """Versions grow with every write to an object, and Kubernetes has them compared as numbers."""
+    return int(item["metadata"]["resourceVersion"])
+
+
+@dataclass
+class Shelf:
+    """The objects of one of our kinds, as the API server gave them."""
+
+    objects: dict[Name, Object] = field(default_factory=dict)
+
+    def put(self, item: Object) -> bool:
+        """Take an object from a watch or a list; True if it is news."""
+        known = self.objects.get(name_of(item))
+        if known is not None and version_of(known) >= version_of(item):
+            return False
+        self.objects[name_of(item)] = _slim(item)
+        return True
+
+    def refresh(self, item: Object) -> None:
+        """Take the answer to a write. It brings no object back that was deleted meanwhile."""
+        known = self.objects.get(name_of(item))
+        if known is not None and known["metadata"]["uid"] == item["metadata"]["uid"]:
+            self.put(item)
+
+    def remove(self, item: Object) -> None:
+        """Forget a deleted object, unless another of its name has already taken its place."""
+        known = self.objects.get(name_of(item))
+        if known is not None and version_of(known) <= version_of(item):
+            del self.objects[name_of(item)]
+
+    def prune(self, known: Iterable[str], found: Mapping[str, int]) -> list[Name]:
+        """Forget the objects whose UIDs were `known` when a list began and that the list did not find."""
+        lost = {uid for uid in known if uid not in found}
+        ghosts = [name for name, item in self.objects.items() if item["metadata"]["uid"] in lost]
+        for name in ghosts:
+            del self.objects[name]
+        return ghosts
+
+    def uids(self) -> dict[str, int]:
+        """The version of each object by its UID."""
+        return {item["metadata"]["uid"]: version_of(item) for item in self.objects.values()}
+
+
+@dataclass
+class Works:
+    """The Jobs of all OptimizationJobs, by the UID of their owner."""
+
+    by_owner: dict[str, dict[str, JobRecord]] = field(default_factory=dict)
+
+    def of(self, owner_uid: str) -> tuple[JobRecord, ...]:
+        return tuple(self.by_owner.get(owner_uid, {}).values())
+
+    def put(self, job: JobRecord) -> bool:
+        known = self.by_owner.setdefault(job.owner_uid, {}).get(job.name)
+        if known is not None and known.version >= job.version:
+            return False
+        self.by_owner[job.owner_uid][job.name] = job
+        return True
+
+    def remove(self, job: JobRecord) -> None:
+        jobs = self.by_owner.get(job.owner_uid, {})
+        if job.name in jobs and jobs[job.name].version <= job.version:
+            del jobs[job.name]
+        if not jobs:
+            self.by_owner.pop(job.owner_uid, None)
+
+    def prune(self, namespace: str | None, uids: frozenset[str], version: int) -> list[JobRecord]:
+        """Forget the Jobs (of one namespace, or all) that a list as of `version` did not find."""
+        ghosts = [
+            job for job in self if job.uid not in uids and job.version <= version and namespace in (None, job.namespace)
+        ]
+        for job in ghosts:
+            self.remove(job)
+        return ghosts
+
+    def __iter__(self) -> Iterator[JobRecord]:
+        return (job for jobs in self.by_owner.values() for job in jobs.values())
+
+
+@dataclass
+class World:
+    shelves: dict[Kind, Shelf] = field(default_factory=lambda: {kind: Shelf() for kind in Kind})
+    works: Works = field(default_factory=Works)
+
+    def get(self, kind: Kind, name: Name) -> Object | None:
+        return self.shelves[kind].objects.get(name)
+
+    def all(self, kind: Kind) -> Iterable[Object]:
+        return self.shelves[kind].objects.values()
+
+    def owned_jobs(self, monitor_uid: str) -> Iterator[Object]:
+        """The OptimizationJobs that a monitor started."""
+        for item in self.all(Kind.JOB):
+            owner = controller_of(item["metadata"])
+            if owner is not None and owner["uid"] == monitor_uid:
+                yield item
+
+    def jobs_using(self, runtime: Name) -> Iterator[Name]:
+        """The OptimizationJobs that name this runtime; the API server fills in the default's name."""
+        namespace, wanted = runtime
+        for name, item in self.shelves[Kind.JOB].objects.items():
+            ref = item["spec"].get("target", {}).get("runtimeRef", {}).get("name")
+            if name[0] == namespace and ref == wanted:
+                yield name
+
+
+def _slim(item: Object) -> Object:
+    """Without managedFields, which are half of an object and nobody's business here."""
+    metadata = {name: value for name, value in item["metadata"].items() if name != "managedFields"}
+    return {**item, "metadata": metadata}

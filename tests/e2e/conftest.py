@@ -1,0 +1,79 @@
+"""The cluster with the chart installed, as a platform team would, and the examples' data prepared once."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.support import EXAMPLES, REPOSITORY, Namespace, ensure_cluster, helm, make_namespace, namespace
+
+WATCHED = ("e2e-slice-a", "e2e-slice-b", "e2e-slice-c", "e2e-bad-input")
+"""What the installed operator serves; the fault tests run operators of their own elsewhere."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> None:
+    ensure_cluster()
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: None) -> Iterator[None]:
+    """The operator as a pod, from the chart, limited to the namespaces of these tests."""
+    for name in (*WATCHED, "trimtab"):
+        make_namespace(name)
+    values = REPOSITORY / "tests" / "e2e" / "values.yaml"
+    helm(
+        *("upgrade", "--install", "trimtab", REPOSITORY / "charts" / "trimtab"),
+        *("--namespace", "trimtab", "--values", values, "--wait", "--timeout", "120s"),
+    )
+    yield
+    helm("uninstall", "trimtab", "--namespace", "trimtab", "--wait")
+
+
+def prepared(example: str, folder: Path) -> Path:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / example / "prepare.py", folder], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def magika(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared("magika", tmp_path_factory.mktemp("magika"))
+
+
+@pytest.fixture(scope="session")
+def digits_cnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared("digits", tmp_path_factory.mktemp("digits"))
+
+
+def fill(claim: Path, data: Path) -> None:
+    """Put prepared data where a claim's pods find it."""
+    for file in data.iterdir():
+        shutil.copyfile(file, claim / file.name)
+
+
+@pytest.fixture(scope="module")
+def home(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, cluster: None
+) -> Iterator[Namespace]:
+    """The test module's own namespace, called as the module says in `NAMESPACE`."""
+    name = request.module.NAMESPACE
+    root = tmp_path_factory.mktemp(name)
+    # Pods of another user walk this path: pytest makes its folders private.
+    for folder in (root, *root.parents[:3]):
+        folder.chmod(0o755)
+    with namespace(name, root) as made:
+        yield made

@@ -1,0 +1,99 @@
+"""An operator on this machine that is killed, again and again, right after a call to the API server was answered.
+
+That is the worst moment: the world has changed and the operator has not heard of it. Run as a program it is the real
+operator with one seam: the client's call counts down and then sends SIGKILL to its own process.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+KILLS = 10
+FEWEST, MOST = 2, 7
+"""The calls that one incarnation makes. A job's whole life takes some thirty."""
+
+
+class CrashingOperator:
+    """Starts incarnations, each with a seeded moment to die at, until `KILLS` have; the next one lives."""
+
+    def __init__(self, namespace: str, kubeconfig: Path, seed: int, log: Path, spared: bool, **settings: str) -> None:
+        self.kills = 0
+        self._spared = spared
+        self._moments = random.Random(seed)
+        self._log = log
+        self._environment = os.environ | {
+            "KUBECONFIG": str(kubeconfig),
+            "TRIMTAB_WATCH_NAMESPACES": namespace,
+            **settings,
+        }
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        calls = self._moments.randint(FEWEST, MOST) if self.kills < KILLS and not self._spared else 0
+        with self._log.open("ab") as log:
+            command = [sys.executable, __file__, str(calls)]
+            return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
+
+    def tend(self) -> None:
+        """Start the next incarnation if this one was killed."""
+        ended = self._process.poll()
+        if ended is None:
+            return
+        assert ended == -signal.SIGKILL, f"the operator ended by itself with {ended}:\n{self._log.read_text()}"
+        self.kills += 1
+        self._process = self._start()
+
+    def torment(self) -> None:
+        """End the incarnation that was spared so far; those that follow are not."""
+        self._spared = False
+        self.stop()
+        self._process = self._start()
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+
+
+@contextmanager
+def crashing_operator(
+    namespace: str, kubeconfig: Path, seed: int, log: Path, **settings: str
+) -> Iterator[CrashingOperator]:
+    operator = CrashingOperator(namespace, kubeconfig, seed, log, **settings)
+    try:
+        yield operator
+    finally:
+        operator.stop()
+
+
+def _main(calls: int) -> None:
+    from trimtab.cluster.client import Client
+    from trimtab.handlers import run
+    from trimtab.settings import Settings
+
+    answered = Client._once
+    left = calls
+
+    async def counted(self: Client, call: Any) -> Any:
+        nonlocal left
+        try:
+            return await answered(self, call)
+        finally:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    if calls:
+        Client._once = counted  # type: ignore[method-assign]
+    run(Settings.from_environment())
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]))

@@ -1,0 +1,72 @@
+"""Slice B: a PyTorch model through a chain of prune, distill and quantize, measured on three engines.
+
+The jobs image has no torch: the pods have it from this environment's site-packages, a read-only volume.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from e2e.conftest import fill
+from e2e.replay import decisions, proposals, recorded, replay, run_locally
+from e2e.support import EXAMPLES, Namespace
+from trimtab.api.job import OptimizationJobStatus
+
+NAMESPACE = "e2e-slice-b"
+JOB = EXAMPLES / "digits" / "job.yaml"
+
+
+@pytest.fixture(scope="module")
+def done(home: Namespace, operator: None, digits_cnn: Path) -> Any:
+    fill(home.claim("digits"), digits_cnn)
+    home.claim("digits-published")
+    home.claim("trimtab-store")
+    home.read_only_claim("venv", Path(sysconfig.get_path("purelib")))
+    home.apply(EXAMPLES / "magika" / "cluster.yaml", EXAMPLES / "digits" / "cluster.yaml", JOB)
+    return home.wait_complete("digits", 600)
+
+
+def status(done: Any) -> OptimizationJobStatus:
+    return OptimizationJobStatus.model_validate(done["status"])
+
+
+def test_the_chain_completes_with_a_published_winner(done: Any, home: Namespace) -> None:
+    found = status(done)
+    assert found.best, home.story()
+    assert found.published
+    assert [trial.state for trial in found.trials] == ["Succeeded"] * len(found.trials)
+    assert [trial.settings for trial in found.trials[1:]] == [{"prune.ratio": "0.3"}, {"prune.ratio": "0.5"}]
+
+
+def test_every_engine_measured_or_said_why_not(done: Any) -> None:
+    for trial in status(done).trials:
+        by_engine = {candidate.engine.value: candidate for candidate in trial.candidates}
+        assert set(by_engine) == {"ONNXRuntime", "OpenVINO", "TensorRT"}
+        assert "accuracy" in by_engine["ONNXRuntime"].metrics
+        assert "accuracy" in by_engine["OpenVINO"].metrics
+
+
+def test_tensorrt_engines_were_built_and_not_executed(done: Any) -> None:
+    for trial in status(done).trials:
+        plan = next(c for c in trial.candidates if c.engine.value == "TensorRT")
+        assert plan.outcome == "Inconclusive"
+        assert "SM89" in plan.message
+        assert int(float(plan.metrics["size"])) > 10_000
+        assert "accuracy" not in plan.metrics
+
+
+def test_locally_the_same_candidates_are_proposed(done: Any, home: Namespace, tmp_path: Path) -> None:
+    document = yaml.safe_load(JOB.read_text())
+    local = run_locally(document, tmp_path / "out", home.folder)
+    assert proposals(local) == proposals(status(done))
+
+
+def test_locally_the_same_measurements_decide_the_same(done: Any, home: Namespace, tmp_path: Path) -> None:
+    document = yaml.safe_load(JOB.read_text())
+    local = replay(document, list(recorded(home, "digits")), tmp_path / "out", home.folder)
+    assert decisions(local) == decisions(status(done))

@@ -1,0 +1,117 @@
+"""What `bad_inputs` does not reach: which overlaps are allowed, and damage inside an archive."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bad_inputs import make_samples
+from trimtab_jobs.data import Array, Split, Splits, check_disjoint, check_inputs, read_split
+from trimtab_jobs.errors import InvalidInput
+from trimtab_jobs.onnx_model import Input
+
+
+def split(name: str, *rows: int) -> Split:
+    """Two inputs, so that a sample is what all of them say together."""
+    column = np.array(rows, np.int64)[:, None]
+    return Split(name, {"a": column // 10, "b": column % 10}, np.zeros(len(rows), np.int64), f"{name}.npz")
+
+
+def test_a_split_is_what_was_saved(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "e.npz", **make_samples(0, samples=10))
+    found = read_split("evaluation", tmp_path / "e.npz")
+    assert len(found) == 10
+    assert [len(batch["x"]) for batch in found.batches(4)] == [4, 4, 2]
+    assert found.labels is not None
+
+
+def _as_npy(path: Path) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, np.zeros(3))
+
+
+def _with_note(path: Path) -> None:
+    np.savez(path, x=np.zeros((3, 2)))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("readme.txt", "notes")
+
+
+def _with_flipped_bytes(path: Path) -> None:
+    np.savez(path, x=np.arange(1000))
+    content = bytearray(path.read_bytes())
+    content[500:600] = b"\xff" * 100
+    path.write_bytes(content)
+
+
+def _with_shortened_member(path: Path) -> None:
+    whole = io.BytesIO()
+    np.save(whole, np.arange(1000))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", whole.getvalue()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (_as_npy, "not a whole .npz file .*numpy.savez"),
+        (_with_note, "'readme.txt' is not a numpy array"),
+        (_with_flipped_bytes, "array 'x' is damaged .*write the file again"),
+        (_with_shortened_member, "array 'x' is damaged"),
+        (lambda path: np.savez(path, x=np.float32(1)), "'x' is a single number: .*first axis"),
+        (lambda path: path.write_bytes(b""), "not a whole .npz file"),
+        (lambda path: np.savez(path, x=np.zeros((3, 2)), labels=np.zeros((3, 2), int)), "labels are int64 with 2 axes"),
+    ],
+)
+def test_damaged_files(tmp_path: Path, write: Callable[[Path], Any], says: str) -> None:
+    write(tmp_path / "e.npz")
+    with pytest.raises(InvalidInput, match=rf"^data.train: .*/e.npz: .*{says}"):
+        read_split("train", tmp_path / "e.npz")
+
+
+def test_a_split_that_was_not_given_is_asked_for() -> None:
+    with pytest.raises(InvalidInput, match=r"^data.train is not given"):
+        _ = Splits({}).train
+
+
+@pytest.mark.parametrize(
+    ("splits", "says"),
+    [
+        ([split("calibration", 1, 2), split("train", 1, 2), split("evaluation", 3), split("holdout", 4)], None),
+        ([split("evaluation", 12, 21), split("holdout", 11, 22)], None),
+        ([split("evaluation", 5, 5, 5), split("holdout", 6)], None),
+        ([split("calibration", 1, 2), split("evaluation", 2, 2, 1)], "data.evaluation: .*2 .*data.calibration"),
+        ([split("train", 1, 2), split("holdout", 2)], "data.holdout: .*1 .*data.train"),
+        ([split("evaluation", 1, 2), split("holdout", 2)], "data.holdout: .*1 .*data.evaluation"),
+    ],
+)
+def test_who_may_share_samples(splits: list[Split], says: str | None) -> None:
+    if says is None:
+        check_disjoint(splits)
+    else:
+        with pytest.raises(InvalidInput, match=f"^{says}"):
+            check_disjoint(splits)
+
+
+@pytest.mark.parametrize(
+    ("array", "says"),
+    [
+        (np.zeros((5, 4, 7), np.float32), None),
+        (np.zeros((5, 3, 7), np.float32), "shape .5,3,7., the model wants x float32.N,4,seq.: reshape"),
+        (np.zeros((5, 4), np.float32), "shape .5,4."),
+        (np.zeros((5, 4, 7), np.float16), "is float16"),
+    ],
+)
+def test_arrays_fit_the_model(array: Array, says: str | None) -> None:
+    given = Split("train", {"x": array}, None, "t.npz")
+    wanted = [Input("x", "float32", ("N", 4, "seq"))]
+    if says is None:
+        check_inputs(given, wanted)
+    else:
+        with pytest.raises(InvalidInput, match=f"^data.train: t.npz: .*{says}"):
+            check_inputs(given, wanted)

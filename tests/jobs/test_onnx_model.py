@@ -1,0 +1,66 @@
+"""What is read of an ONNX file, on magika's and on graphs with the less usual parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import magika
+import onnx
+import onnx.parser
+
+from bad_inputs import make_model
+from trimtab.api.job import ModelFormat, ModelSource
+from trimtab_jobs.model import open_model
+from trimtab_jobs.onnx_model import Input, import_source, inputs, operators
+from trimtab_jobs.store import digest_folder
+
+MAGIKA = Path(magika.__file__).parent / "models/standard_v3_3/model.onnx"
+SOURCE = ModelSource(uri="file:///model.onnx", format=ModelFormat.ONNX)
+
+BRANCHES = """
+<ir_version: 8, opset_import: ["" : 15]>
+branches (float[batch,4] x, bool[1] flag) => (float[batch,4] y) {
+    c = Squeeze (flag)
+    y = If (c) <
+        then_branch = g1 () => (float[batch,4] a) { a = Relu (x) },
+        else_branch = g2 () => (float[batch,4] b) { n = Neg (x) b = Relu (n) }
+    >
+}
+"""
+
+
+def test_magika() -> None:
+    assert inputs(MAGIKA) == [Input("bytes", "int32", ("N", 2048))]
+    assert str(inputs(MAGIKA)[0]) == "bytes int32[N,2048]"
+    counts = operators(MAGIKA)
+    assert list(counts.values()) == sorted(counts.values(), reverse=True)
+    assert counts["Conv"] >= 1
+
+
+def test_nodes_of_branches_are_counted(tmp_path: Path) -> None:
+    onnx.save(onnx.parser.parse_model(BRANCHES), tmp_path / "m.onnx")
+    assert operators(tmp_path / "m.onnx") == {"Relu": 2, "If": 1, "Neg": 1, "Squeeze": 1}
+    assert [str(given) for given in inputs(tmp_path / "m.onnx")] == ["x float32[N,4]", "flag bool[1]"]
+
+
+def test_external_data_comes_along(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    onnx.save(make_model(), source / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (source / "unrelated.txt").write_text("stays")
+    model = import_source(SOURCE, source / "m.onnx", None, out)
+    assert sorted(path.name for path in out.iterdir()) == ["model.json", "model.onnx", "weights.bin"]
+    assert model == open_model(out)
+    assert model.size > (source / "weights.bin").stat().st_size
+
+
+def test_the_same_model_has_the_same_digest_wherever_it_was(tmp_path: Path) -> None:
+    digests = set()
+    for name in ("a.onnx", "b.onnx"):
+        onnx.save(make_model(), tmp_path / name)
+        out = tmp_path / f"{name}-out"
+        out.mkdir()
+        import_source(SOURCE, tmp_path / name, None, out)
+        digests.add(digest_folder(out))
+    assert len(digests) == 1

@@ -1,0 +1,115 @@
+"""What the cache takes for the same step and what not, on the real techniques."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimtab.api.job import ModelFormat
+from trimtab.api.techniques import Step
+from trimtab.api.work import Report, Task
+from trimtab_jobs.errors import NotApplicable
+from trimtab_jobs.pipeline import Context, run_steps
+from trimtab_jobs.run import Desk
+from trimtab_jobs.store import Store
+
+from .chain import STEPS, write_chain
+from .conftest import Lab
+
+Succeed = Callable[[Task], Report]
+QUANTIZE = STEPS[-1]["quantize"]
+
+
+@pytest.fixture
+def context(lab: Lab) -> Context:
+    return Desk(lab.task("Trial"), Store(lab.folder("store"))).context()
+
+
+def quantize(**settings: Any) -> list[Step]:
+    return [Step.model_validate({"quantize": QUANTIZE | settings})]
+
+
+def test_no_steps_change_nothing(context: Context) -> None:
+    assert run_steps(context.original, [], context) == (context.original, [])
+
+
+def test_the_second_time_is_from_the_cache(context: Context) -> None:
+    made, (first,) = run_steps(context.original, quantize(), context)
+    again, (second,) = run_steps(context.original, quantize(), context)
+    assert made == again == first.artifact == second.artifact != context.original
+    assert (first.cached, second.cached) == (False, True)
+    assert first.note == second.note != ""
+
+
+def test_two_settings_are_two_models(context: Context) -> None:
+    static, _ = run_steps(context.original, quantize(), context)
+    dynamic, (step,) = run_steps(context.original, quantize(method=["Dynamic"]), context)
+    assert not step.cached
+    assert static != dynamic
+
+
+CHANGES = {
+    "seed": {"seed": 8},
+    "calibration": {"data": {"calibration": "sha256:other"}},
+    "original": {"original": "sha256:other"},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_what_a_step_depends_on_is_in_its_key(context: Context, change: dict[str, Any]) -> None:
+    other = dataclasses.replace(context, **change)
+    assert other.key("sha256:parent", "quantize", {}) != context.key("sha256:parent", "quantize", {})
+
+
+@pytest.mark.parametrize("field", ["flags", "versions"])
+def test_another_machine_does_not_use_our_models(context: Context, field: str) -> None:
+    machine = context.hardware.model_copy(update={field: type(getattr(context.hardware, field))()})
+    other = dataclasses.replace(context, hardware=machine)
+    assert other.key("sha256:parent", "quantize", {}) != context.key("sha256:parent", "quantize", {})
+
+
+def test_data_that_no_step_reads_does_not_matter(context: Context) -> None:
+    other = dataclasses.replace(context, data=context.data | {"evaluation": "sha256:other", "holdout": "sha256:other"})
+    assert other.key("sha256:parent", "quantize", {}) == context.key("sha256:parent", "quantize", {})
+
+
+def test_no_way_back_from_onnx(context: Context) -> None:
+    steps = [*quantize(), Step.model_validate(STEPS[0])]
+    with pytest.raises(NotApplicable, match="a step needs a PyTorch model and gets ONNX"):
+        run_steps(context.original, steps, context)
+
+
+def test_a_skipped_trial_says_why(lab: Lab, succeed: Succeed) -> None:
+    report = succeed(lab.task("Trial", trial=2, steps=[STEPS[0]]))
+    assert "PyTorch" in report.skipped
+    assert (report.trial, report.artifact, report.error) == (2, "", None)
+
+
+def test_a_chain_over_two_formats(lab: Lab, succeed: Succeed) -> None:
+    chain = write_chain(lab.folder("inputs"))
+    inspected = succeed(lab.task("Inspect", **chain))
+    report = succeed(lab.task("Trial", trial=1, **chain))
+    assert [step.technique for step in report.steps] == ["prune", "distill", "quantize"]
+    store = Store(lab.folder("store"))
+    assert [store.model(s.artifact).format for s in report.steps] == [ModelFormat.PYTORCH] * 2 + [ModelFormat.ONNX]
+    assert report.artifact == report.steps[-1].artifact
+    assert store.model(report.artifact).size < store.model(inspected.artifact).size
+    shorter = succeed(lab.task("Trial", trial=2, **(chain | {"steps": STEPS[:2]})))
+    assert [step.cached for step in shorter.steps] == [True, True]
+    assert store.model(shorter.artifact).format == ModelFormat.ONNX
+
+
+def test_nothing_is_left_of_the_work(lab: Lab, succeed: Succeed, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = lab.root / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    succeed(lab.task("Trial", trial=1, steps=[STEPS[-1]]))
+    assert list(_files(scratch)) == []
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())

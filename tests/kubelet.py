@@ -1,0 +1,157 @@
+"""A kubelet played by hand, and a connection to the API server that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from trimtab.api.work import Report, Task
+from trimtab.cluster import objects
+from trimtab.cluster.client import MERGE_PATCH, Client, Object
+from trimtab.cluster.watch import Seen, watch
+from trimtab.manifests import CONTAINER, work_of
+
+
+@dataclass
+class Cuttable:
+    """A TCP proxy before the API server: its connections can be cut, or go silent as a lost route does."""
+
+    target: tuple[str, int]
+    port: int = 0
+    connections: int = 0
+    silent: bool = False
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        there, back = await asyncio.open_connection(*self.target)
+        self._writers |= {writer, back}
+        await asyncio.gather(self._pump(reader, back, False), self._pump(there, writer, True), return_exceptions=True)
+        self._writers -= {writer, back}
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bool) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await reader.read(65536):
+                if answer and self.silent:
+                    continue
+                writer.write(chunk)
+                await writer.drain()
+        writer.close()
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def cuttable() -> AsyncIterator[tuple[Client, Cuttable, list[tuple[str, str, int]]]]:
+    """A client behind a proxy, the proxy, and every answer the client got."""
+    calls: list[tuple[str, str, int]] = []
+    client = await Client.connect(lambda *call: calls.append(call))
+    configuration = client._api.configuration
+    address = urlsplit(configuration.host)
+    proxy = Cuttable((str(address.hostname), int(address.port or 443)))
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    configuration.host = f"https://127.0.0.1:{proxy.port}"
+    try:
+        yield client, proxy, calls
+    finally:
+        await client.close()
+        proxy.cut()
+        server.close()
+
+
+@dataclass(frozen=True)
+class Kubelet:
+    """Ends pods of Jobs as a kubelet would report it."""
+
+    client: Client
+
+    async def pod_of(self, job: Object) -> Object:
+        """The Job's newest pod, as soon as the Job controller has made one that has not ended."""
+        query = [("labelSelector", f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}")]
+        path = objects.PODS.path(job["metadata"]["namespace"])
+        async with asyncio.timeout(30):
+            while True:
+                pods = (await self.client.request("GET", path, query))["items"]
+                alive = [pod for pod in pods if pod["status"]["phase"] == "Pending"]
+                if alive:
+                    return dict(alive[0])
+                await asyncio.sleep(0.05)
+
+    async def report(self, job: Object, phase: str, status: Object) -> None:
+        """Make the pod's status what a kubelet would."""
+        pod = await self.pod_of(job)
+        metadata = pod["metadata"]
+        path = objects.PODS.path(metadata["namespace"], metadata["name"], "status")
+        body = {"status": {"phase": phase, **status}}
+        await self.client.request("PATCH", path, body=body, headers=MERGE_PATCH)
+
+    async def terminate(self, job: Object, code: int, message: str = "", **terminated: Any) -> None:
+        """The container ended with that exit code and termination message."""
+        state = {
+            "exitCode": code,
+            "message": message,
+            "startedAt": "2026-01-01T00:00:00Z",
+            "finishedAt": "2026-01-01T00:00:01Z",
+            "reason": "Completed" if code == 0 else "Error",
+            **terminated,
+        }
+        status = {"containerStatuses": [container_status({"terminated": state})]}
+        await self.report(job, "Succeeded" if code == 0 else "Failed", status)
+
+    async def leave(self, job: Object, report: Report) -> None:
+        """The pod left this report and the exit code that goes with it."""
+        code = 0 if report.error is None else {"Permanent": 2, "Temporary": 75}[report.error.kind]
+        await self.terminate(job, code, report.compact())
+
+
+def container_status(state: Object) -> Object:
+    return {
+        "name": CONTAINER,
+        "state": state,
+        "image": "jobs:dev",
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+    }
+
+
+async def ended(client: Client, job: Object) -> Object:
+    """The Job once its controller has decided how it ended."""
+    metadata = job["metadata"]
+    async with asyncio.timeout(30):
+        while True:
+            stored = await objects.get(client, objects.JOBS, metadata["namespace"], metadata["name"])
+            conditions = stored.get("status", {}).get("conditions", [])
+            if any(c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in conditions):
+                return stored
+            await asyncio.sleep(0.05)
+
+
+@contextlib.asynccontextmanager
+async def node(client: Client, namespace: str, answer: Callable[[Task], Report]) -> AsyncIterator[list[str]]:
+    """Runs every Job of the namespace: its pod leaves `answer` to its Task. Yields the names of those it ran."""
+    ran: list[str] = []
+    busy: set[asyncio.Task[None]] = set()
+
+    async def serve() -> None:
+        async for change in watch(client, objects.JOBS.path(namespace)):
+            if isinstance(change, Seen) and change.object["metadata"]["uid"] not in seen:
+                seen.add(change.object["metadata"]["uid"])
+                ran.append(change.object["metadata"]["name"])
+                busy.add(asyncio.create_task(Kubelet(client).leave(change.object, answer(work_of(change.object).task))))
+
+    seen: set[str] = set()
+    serving = asyncio.create_task(serve())
+    try:
+        yield ran
+    finally:
+        for task in (serving, *busy):
+            task.cancel()
+        await asyncio.gather(serving, *busy, return_exceptions=True)

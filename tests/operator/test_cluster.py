@@ -1,0 +1,451 @@
+"""All Kubernetes I/O against a real API server: writes made twice, stale views, cut and silent watches, dead pods."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from builders import broken, job_dict, make_runtime
+from kubelet import Kubelet, container_status, cuttable, ended
+from trimtab import plan
+from trimtab.api.job import Inspection, OptimizationJob
+from trimtab.api.names import EventReason
+from trimtab.api.work import ErrorKind, Report, Stage
+from trimtab.cluster import client as client_module
+from trimtab.cluster import objects
+from trimtab.cluster.client import Client, Object
+from trimtab.cluster.pods import INTERVAL, PATIENCE, Pods, record_of
+from trimtab.cluster.watch import Gone, Listed, Seen, _follow, watch
+from trimtab.decisions import Event, ObservedWork, WorkState
+from trimtab.errors import Conflict, Expired, NotFound, Permanent, Refused
+from trimtab.manifests import job_manifest, metadata_of, owner_reference
+
+pytestmark = pytest.mark.e2e
+
+
+def run(scenario: Callable[[Client], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client:
+            await scenario(client)
+
+    asyncio.run(main())
+
+
+async def submit(client: Client, namespace: str, name: str = "m", **spec: Any) -> OptimizationJob:
+    manifest = job_dict(**spec)
+    manifest["metadata"] = {"name": name, "namespace": namespace}
+    return OptimizationJob.model_validate(await objects.create(client, objects.OPTIMIZATION_JOBS, manifest))
+
+
+def inspect_manifest(job: OptimizationJob, **runtime: Any) -> Object:
+    settings = make_runtime(**runtime)
+    return job_manifest(plan.inspect(job, settings, 0), settings, job)
+
+
+def config_map(namespace: str, owner: OptimizationJob, **data: str) -> Object:
+    metadata = {"name": "c", "namespace": namespace, "ownerReferences": [owner_reference(owner)]}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
+def test_creating_twice_is_creating_once(namespace: str) -> None:
+    async def scenario(client: Client) -> None:
+        manifest = inspect_manifest(await submit(client, namespace))
+        first = await objects.create(client, objects.JOBS, manifest)
+        second = await objects.create(client, objects.JOBS, manifest)
+        assert first["metadata"]["uid"] == second["metadata"]["uid"]
+
+    run(scenario)
+
+
+def test_a_create_whose_answer_was_lost_has_succeeded(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "REQUEST_SECONDS", 1.0)
+
+    async def scenario(_: Client) -> None:
+        async with cuttable() as (client, proxy, calls):
+            manifest = inspect_manifest(await submit(client, namespace))
+            calls.clear()
+            proxy.silent = True
+            asyncio.get_running_loop().call_later(0.8, setattr, proxy, "silent", False)
+            stored = await objects.create(client, objects.JOBS, manifest)
+        assert stored["metadata"]["uid"]
+        assert calls[0] == ("POST", "jobs", 0)
+        assert calls[-2:] == [("POST", "jobs", 409), ("GET", "jobs", 200)]
+
+    run(scenario)
+
+
+def test_a_name_that_is_somebody_else_s_is_refused(namespace: str) -> None:
+    async def scenario(client: Client) -> None:
+        mine, other = await submit(client, namespace), await submit(client, namespace, "other")
+        await objects.create(client, objects.CONFIG_MAPS, config_map(namespace, other))
+        with pytest.raises(Refused, match="belongs to somebody else"):
+            await objects.create(client, objects.CONFIG_MAPS, config_map(namespace, mine))
+
+    run(scenario)
+
+
+def test_a_name_that_is_being_deleted_is_asked_for_again_later(namespace: str) -> None:
+    async def scenario(client: Client) -> None:
+        manifest = config_map(namespace, await submit(client, namespace))
+        manifest["metadata"]["finalizers"] = ["example.com/hold"]
+        stored = await objects.create(client, objects.CONFIG_MAPS, manifest)
+        await objects.delete(client, objects.CONFIG_MAPS, namespace, "c", stored["metadata"]["uid"])
+        with pytest.raises(Conflict, match="still being deleted"):
+            await objects.create(client, objects.CONFIG_MAPS, manifest)
+
+    run(scenario)
+
+
+def test_what_the_api_server_finds_invalid_is_refused_in_its_words(namespace: str) -> None:
+    async def scenario(client: Client) -> None:
+        manifest = inspect_manifest(await submit(client, namespace))
+        manifest["spec"]["template"]["spec"]["restartPolicy"] = "Always"
+        with pytest.raises(Refused, match=r"POST .*/jobs: 422 .*restartPolicy"):
+            await objects.create(client, objects.JOBS, manifest)
+
+    run(scenario)
+
+
+def test_deleting_is_about_one_object_and_not_its_name(namespace: str) -> None:
+    async def scenario(client: Client) -> None:
+        manifest = inspect_manifest(await submit(client, namespace))
+        name, uid = (
+            manifest["metadata"]["name"],
+            (await objects.create(client, objects.JOBS, manifest))["metadata"]["uid"],
+        )
+        await objects.delete(client, objects.JOBS, namespace, name, "00000000-0000-0000-0000-000000000000")
+        assert (await objects.get(client, objects.JOBS, namespace, name))["metadata"]["uid"] == uid
+        await objects.delete(client, objects.JOBS, namespace, name, uid)
+        await objects.delete(client, objects.JOBS, namespace, name, uid)
+        with pytest.raises(NotFound):
+            await objects.get(client, objects.JOBS, namespace, name)
+
+    run(scenario)
+
+
+def test_a_status_is_written_on_the_version_it_was_decided_on_and_only_if_it_changed(namespace: str) -> None:
+    async def scenario(_: Client) -> None:
+        async with cuttable() as (client, _proxy, calls):
+            job = await submit(client, namespace)
+            kind, old = objects.OPTIMIZATION_JOBS, job.status
+            new = old.model_copy(update={"state": "Inspecting", "inspection": Inspection(samples={"holdout": 3})})
+            stored = await objects.write_status(client, kind, job.metadata, old.wire(), new.wire())
+            assert stored is not None
+            assert stored["status"]["inspection"]["samples"] == {"holdout": 3}
+            with pytest.raises(Conflict):
+                await objects.write_status(client, kind, job.metadata, old.wire(), new.wire())
+
+            calls.clear()
+            about = metadata_of(stored)
+            assert await objects.write_status(client, kind, about, new.wire(), new.wire()) is None
+            assert calls == []
+
+            cleared = await objects.write_status(client, kind, about, new.wire(), old.wire())
+            assert cleared is not None
+            assert "inspection" not in cleared["status"]
+
+            await objects.delete(client, kind, namespace, "m", job.metadata.uid)
+            with pytest.raises(NotFound):
+                await objects.write_status(client, kind, metadata_of(cleared), old.wire(), new.wire())
+
+    run(scenario)
+
+
+def test_applying_owns_our_fields_and_leaves_others(namespace: str) -> None:
+    async def scenario(client: Client) -> None:
+        owner = await submit(client, namespace)
+        first = await objects.apply(client, objects.CONFIG_MAPS, config_map(namespace, owner, rule="a"))
+        again = await objects.apply(client, objects.CONFIG_MAPS, config_map(namespace, owner, rule="a"))
+        assert first["metadata"]["resourceVersion"] == again["metadata"]["resourceVersion"]
+        path = objects.CONFIG_MAPS.path(namespace, "c")
+        theirs = {"data": {"rule": "edited", "more": "x"}}
+        await client.request("PATCH", path, body=theirs, headers=client_module.MERGE_PATCH)
+        ours = await objects.apply(client, objects.CONFIG_MAPS, config_map(namespace, owner, rule="b"))
+        assert ours["data"] == {"rule": "b", "more": "x"}
+
+    run(scenario)
+
+
+def test_an_event_is_about_the_object(namespace: str) -> None:
+    async def scenario(client: Client) -> None:
+        job = await submit(client, namespace)
+        event = Event(EventReason.TRIAL_FAILED, "trial 3: OOMKilled " + "x" * 2000, warning=True)
+        await objects.tell(client, "OptimizationJob", job.metadata, event)
+        found = (await client.request("GET", objects.EVENTS.path(namespace)))["items"]
+        assert [(e["reason"], e["type"], e["regarding"]["uid"], len(e["note"])) for e in found] == [
+            ("TrialFailed", "Warning", job.metadata.uid, objects.NOTE_LIMIT)
+        ]
+
+    run(scenario)
+
+
+async def next_of(changes: Any, kind: type) -> Any:
+    """The next change of a kind; bookmarks and others are passed over."""
+    async with asyncio.timeout(20):
+        async for change in changes:
+            if isinstance(change, kind):
+                return change
+    raise AssertionError("a watch never ends")
+
+
+def test_a_watch_survives_cuts_and_tells_of_what_was_deleted_meanwhile(namespace: str) -> None:
+    async def scenario(direct: Client) -> None:
+        first, second = await submit(direct, namespace, "a"), await submit(direct, namespace, "b")
+        async with cuttable() as (client, proxy, calls):
+            changes = watch(client, objects.OPTIMIZATION_JOBS.path(namespace))
+            listed = await next_of(changes, Listed)
+            assert listed.uids == {first.metadata.uid, second.metadata.uid}
+
+            await submit(direct, namespace, "c")
+            assert (await next_of(changes, Seen)).object["metadata"]["name"] == "c"
+
+            proxy.cut()
+            await objects.delete(direct, objects.OPTIMIZATION_JOBS, namespace, "a", first.metadata.uid)
+            assert (await next_of(changes, Gone)).object["metadata"]["name"] == "a"
+            assert [call for call in calls if call[0] == "GET"] == [("GET", "optimizationjobs", 200)]
+            await changes.aclose()
+
+    run(scenario)
+
+
+def test_a_watch_that_has_gone_silent_is_noticed(namespace: str) -> None:
+    async def scenario(direct: Client) -> None:
+        async with cuttable() as (client, proxy, _calls):
+            changes = watch(client, objects.OPTIMIZATION_JOBS.path(namespace), silence=0.5)
+            await next_of(changes, Listed)
+            waiting = asyncio.create_task(next_of(changes, Seen))
+            await asyncio.sleep(0.2)
+            proxy.silent = True
+            await submit(direct, namespace, "a")
+            await asyncio.sleep(1.0)
+            assert not waiting.done()
+            proxy.silent = False
+            assert (await waiting).object["metadata"]["name"] == "a"
+            await changes.aclose()
+
+    run(scenario)
+
+
+def test_a_version_that_is_too_old_leads_to_a_new_list(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(client: Client) -> None:
+        path = objects.OPTIMIZATION_JOBS.path(namespace)
+        with pytest.raises(Expired):
+            await anext(_follow(client, path, [], 1, 5.0))
+
+        # The same inside `watch`: its list is reported as of version 1, so the watch after it is refused.
+        pages, versions = client.pages, iter(["1"])
+
+        async def outdated(*arguments: Any) -> Any:
+            async for page in pages(*arguments):
+                page["metadata"]["resourceVersion"] = next(versions, page["metadata"]["resourceVersion"])
+                yield page
+
+        monkeypatch.setattr(client, "pages", outdated)
+        changes = watch(client, path)
+        assert (await next_of(changes, Listed)).version == 1
+        assert (await next_of(changes, Listed)).version > 1
+        await submit(client, namespace, "a")
+        assert (await next_of(changes, Seen)).object["metadata"]["name"] == "a"
+        await changes.aclose()
+
+    run(scenario)
+
+
+Ending = Callable[[Kubelet, Object], Awaitable[None]]
+REPORT = Report(stage=Stage.INSPECT, artifact="sha256:base", seconds=1)
+WRONG = broken(Stage.INSPECT, ErrorKind.PERMANENT, "data.holdout: no such file")
+
+
+def leaves(report: Report) -> Ending:
+    return lambda kubelet, job: kubelet.leave(job, report)
+
+
+def dies(code: int, message: str = "", **terminated: Any) -> Ending:
+    return lambda kubelet, job: kubelet.terminate(job, code, message, **terminated)
+
+
+def evicted(kubelet: Kubelet, job: Object) -> Awaitable[None]:
+    return kubelet.report(job, "Failed", {"reason": "Evicted", "message": "The node was low on resource: memory."})
+
+
+async def outlives_its_deadline(_: Kubelet, __: Object) -> None:
+    """The pod never starts; activeDeadlineSeconds passes, and the Job controller deletes it."""
+
+
+@pytest.mark.parametrize(
+    ("ending", "state", "report", "message"),
+    [
+        (leaves(REPORT), WorkState.SUCCEEDED, REPORT, ""),
+        (leaves(WRONG), WorkState.FAILED, WRONG, ""),
+        (dies(0), WorkState.SUCCEEDED, None, "left no report that can be read: its termination message is empty"),
+        (dies(0, "{"), WorkState.SUCCEEDED, None, "left no report that can be read: {"),
+        (
+            dies(1, "Traceback\nModuleNotFoundError: No module named 'torch'\n"),
+            WorkState.FAILED,
+            None,
+            "exit code 1: ModuleNotFoundError: No module named 'torch'",
+        ),
+        (
+            dies(137, reason="OOMKilled"),
+            WorkState.FAILED,
+            None,
+            "OOMKilled: the pod needed more memory than 64Mi: raise the runtime's memory limit",
+        ),
+        (evicted, WorkState.FAILED, None, "Evicted: The node was low on resource: memory."),
+        (
+            outlives_its_deadline,
+            WorkState.FAILED,
+            None,
+            "DeadlineExceeded: it took longer than the runtime's activeDeadline, 2s",
+        ),
+    ],
+    ids=["report", "error", "empty", "unreadable", "traceback", "oom", "evicted", "deadline"],
+)
+def test_how_a_pod_s_end_is_told(
+    namespace: str, ending: Ending, state: WorkState, report: Report | None, message: str
+) -> None:
+    async def scenario(client: Client) -> None:
+        runtime = {
+            "resources": {"limits": {"memory": "64Mi"}},
+            "activeDeadline": "2s" if ending is outlives_its_deadline else "1h",
+        }
+        manifest = inspect_manifest(await submit(client, namespace), **runtime)
+        job = await objects.create(client, objects.JOBS, manifest)
+        if ending is not outlives_its_deadline:
+            await ending(Kubelet(client), job)
+        record = record_of(await ended(client, job))
+        seen = (await Pods(client).observe([record], datetime.now(UTC)))[0]
+        assert (seen.state, seen.report) == (state, report)
+        assert message in seen.message
+        assert "\n" not in seen.message
+
+    run(scenario)
+
+
+def test_pods_are_listed_once_for_all_jobs_that_ended(namespace: str) -> None:
+    async def scenario(_: Client) -> None:
+        async with cuttable() as (client, _proxy, calls):
+            owner = await submit(client, namespace)
+            works = [plan.trial(owner, make_runtime(), number, {}, 0) for number in (1, 2)]
+            jobs = [await objects.create(client, objects.JOBS, job_manifest(w, make_runtime(), owner)) for w in works]
+            for number, job in enumerate(jobs, start=1):
+                await Kubelet(client).leave(job, Report(stage=Stage.TRIAL, trial=number))
+            records = [record_of(await ended(client, job)) for job in jobs]
+
+            calls.clear()
+            pods, now = Pods(client), datetime.now(UTC)
+            seen = await pods.observe(records, now)
+            assert [s.report and s.report.trial for s in seen] == [1, 2]
+            assert [s.work for s in seen] == works
+            assert await pods.observe(records, now) == seen
+            assert calls == [("GET", "pods", 200)]
+
+            await client.request("DELETE", objects.PODS.path(namespace))
+            pods.forget(records[0].uid)
+            again = await pods.observe(records, now)
+            assert [s.report is None for s in again] == [True, False]
+            assert again[0].message == "the pod was deleted before its report was read"
+
+    run(scenario)
+
+
+def test_a_pod_that_the_cluster_took_away_is_replaced_without_a_word(namespace: str) -> None:
+    async def scenario(client: Client) -> None:
+        job = await objects.create(client, objects.JOBS, inspect_manifest(await submit(client, namespace)))
+        kubelet = Kubelet(client)
+        lost = await kubelet.pod_of(job)
+        disruption = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+        await kubelet.report(job, "Failed", {"conditions": [disruption]})
+        assert (await kubelet.pod_of(job))["metadata"]["uid"] != lost["metadata"]["uid"]
+        await kubelet.leave(job, REPORT)
+        seen = await Pods(client).observe([record_of(await ended(client, job))], datetime.now(UTC))
+        assert seen[0].report == REPORT
+
+    run(scenario)
+
+
+PULLING = {"waiting": {"reason": "ContainerCreating"}}
+NO_IMAGE = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "jobs:dev"'}}
+NO_CONFIG = {"waiting": {"reason": "CreateContainerConfigError", "message": 'configmap "x" not found'}}
+
+
+async def looked_at_by_the_scheduler(kubelet: Kubelet, job: Object) -> None:
+    while not any(c["type"] == "PodScheduled" for c in (await kubelet.pod_of(job))["status"].get("conditions", [])):
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (None, "Unschedulable: no nodes available to schedule pods"),
+        (PULLING, ""),
+        (NO_IMAGE, 'ImagePullBackOff: Back-off pulling image "jobs:dev"'),
+        (NO_CONFIG, 'CreateContainerConfigError: configmap "x" not found'),
+    ],
+    ids=["unschedulable", "pulling", "no image", "no config"],
+)
+def test_why_a_pod_does_not_start(namespace: str, state: Object | None, message: str) -> None:
+    async def scenario(client: Client) -> None:
+        job = await objects.create(client, objects.JOBS, inspect_manifest(await submit(client, namespace)))
+        kubelet, pods = Kubelet(client), Pods(client)
+        await looked_at_by_the_scheduler(kubelet, job)
+        if state:
+            scheduled = {"type": "PodScheduled", "status": "True"}
+            await kubelet.report(
+                job, "Pending", {"conditions": [scheduled], "containerStatuses": [container_status(state)]}
+            )
+        record = record_of(await objects.get(client, objects.JOBS, namespace, job["metadata"]["name"]))
+        assert record.starting_since is not None
+        assert (await pods.observe([record], record.starting_since))[0].message == ""
+        due = pods.next_look([record], record.starting_since)
+        assert due == PATIENCE.total_seconds()
+
+        later = record.starting_since + PATIENCE
+        seen: ObservedWork = (await pods.observe([record], later))[0]
+        assert (seen.state, seen.message) == (WorkState.ACTIVE, message)
+        assert pods.next_look([record], later + timedelta(seconds=5)) == INTERVAL.total_seconds() - 5
+
+    run(scenario)
+
+
+def test_a_pod_that_waited_until_the_deadline_is_told_so(namespace: str) -> None:
+    async def scenario(client: Client) -> None:
+        manifest = inspect_manifest(await submit(client, namespace), activeDeadline="5s")
+        job = await objects.create(client, objects.JOBS, manifest)
+        pods, name = Pods(client), job["metadata"]["name"]
+        await looked_at_by_the_scheduler(Kubelet(client), job)
+        await pods.observe([record_of(job)], datetime.now(UTC) + PATIENCE)
+        await ended(client, job)
+        last = record_of(await objects.get(client, objects.JOBS, namespace, name))
+        seen = (await pods.observe([last], datetime.now(UTC)))[0]
+        assert seen.message.startswith("DeadlineExceeded: it took longer than the runtime's activeDeadline, 5s")
+        assert seen.message.endswith("; its pod was waiting: Unschedulable: no nodes available to schedule pods")
+
+    run(scenario)
+
+
+def test_a_job_whose_task_cannot_be_read_is_named(namespace: str) -> None:
+    async def scenario(client: Client) -> None:
+        manifest = inspect_manifest(await submit(client, namespace))
+        environment = manifest["spec"]["template"]["spec"]["containers"][0]["env"]
+        next(v for v in environment if v["name"] == "TRIMTAB_TASK")["value"] = '{"stage": "Nonsense"}'
+        record = record_of(await objects.create(client, objects.JOBS, manifest))
+        with pytest.raises(Permanent, match=f"Job {namespace}/{record.name}: its Task cannot be read: stage"):
+            await Pods(client).observe([record], datetime.now(UTC))
+
+    run(scenario)
+
+
+def test_what_ran_is_read_back_from_the_job(namespace: str) -> None:
+    async def scenario(client: Client) -> None:
+        odd = {"uri": "pvc://models/$(HOME)/$$m.onnx", "format": "ONNX"}
+        job = await submit(client, namespace, model=odd)
+        work = plan.inspect(job, make_runtime(), 2)
+        stored = await objects.create(client, objects.JOBS, job_manifest(work, make_runtime(), job))
+        assert (await Pods(client).observe([record_of(stored)], datetime.now(UTC)))[0].work == work
+
+    run(scenario)

@@ -1,0 +1,423 @@
+"""Decisions carried out in a real API server: whole flows, killed after every write, on stale and broken views."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from builders import job_dict, report_for, scopes
+from kubelet import node
+from trimtab.api.job import OptimizationJob, OptimizationJobStatus
+from trimtab.api.work import Report, Task
+from trimtab.cluster import objects
+from trimtab.cluster.client import MERGE_PATCH, Client, Object
+from trimtab.cluster.watch import Gone, Seen, watch
+from trimtab.conditions import find
+from trimtab.controller import RESOURCES, Controller
+from trimtab.feeds import Feeds
+from trimtab.queue import WorkQueue
+from trimtab.reconcile import is_finished
+from trimtab.world import Key, Kind, World
+
+pytestmark = pytest.mark.e2e
+
+
+class Killed(BaseException):
+    """What a killed process feels like from inside: nothing below runs any further."""
+
+
+class Mortal(Client):
+    """A client whose process dies right after its `lifetime`-th write has reached the API server."""
+
+    lifetime: int | None = None
+    writes: int = 0
+
+    async def request(self, verb: str, *arguments: Any, **options: Any) -> Object:
+        answer = await super().request(verb, *arguments, **options)
+        self.writes += verb != "GET"
+        if self.lifetime is not None and self.writes >= self.lifetime:
+            raise Killed
+        return answer
+
+
+@dataclass
+class Life:
+    """One life of the operator in one namespace, with plain watches in place of kopf's."""
+
+    client: Mortal
+    namespace: str
+    world: World = field(default_factory=World)
+    queue: WorkQueue[Key] = field(default_factory=lambda: WorkQueue(gap=0.05, backoff=(0.05, 1.0)))
+
+    def __post_init__(self) -> None:
+        self.controller = Controller(self.client, self.world, self.queue)
+        self.feeds = Feeds(self.client, self.world, self.queue, self.controller.pods, [self.namespace])
+
+    async def follow(self, kind: Kind) -> None:
+        async for change in watch(self.client, RESOURCES[kind].path(self.namespace)):
+            if isinstance(change, Seen):
+                self.feeds.seen(kind, change.object)
+            elif isinstance(change, Gone):
+                self.feeds.gone(kind, change.object)
+
+    async def live(self) -> None:
+        await self.feeds.load()
+        listed = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.feeds.follow_jobs(self.namespace, listed))
+            await listed.wait()
+            for kind in Kind:
+                group.create_task(self.follow(kind))
+            for _ in range(4):
+                group.create_task(self.queue.work(self.controller.handle))
+
+
+@contextlib.asynccontextmanager
+async def operator(namespace: str) -> AsyncIterator[Life]:
+    """The operator alive in the background."""
+    async with await Mortal.connect() as client:
+        assert isinstance(client, Mortal)
+        life = Life(client, namespace)
+        task = asyncio.create_task(life.live())
+        try:
+            yield life
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def lives_of(namespace: str, lifetime: int) -> int:
+    """Live again and again, each life cut off after that many writes, until one has nothing to write; how often."""
+    for count in range(200):
+        if not await dies(namespace, lifetime):
+            return count
+    raise AssertionError("it never came to rest")
+
+
+async def dies(namespace: str, lifetime: int) -> bool:
+    """One life: True if it was cut off, False if the job had ended before."""
+    async with await Mortal.connect() as client:
+        assert isinstance(client, Mortal)
+        client.lifetime = lifetime
+        life = Life(client, namespace)
+        task = asyncio.create_task(life.live())
+        async with asyncio.timeout(120):
+            while not task.done() and not finished(life.world, namespace):
+                await asyncio.sleep(0.02)
+            # The last turn may still have to tell of the end.
+            await asyncio.wait([task], timeout=0.3)
+        task.cancel()
+        (end,) = await asyncio.gather(task, return_exceptions=True)
+        return isinstance(end, BaseExceptionGroup)
+
+
+def finished(world: World, namespace: str) -> bool:
+    item = world.get(Kind.JOB, (namespace, "m"))
+    return item is not None and is_finished(OptimizationJob.model_validate(item).status)
+
+
+async def submit(client: Client, namespace: str, **spec: Any) -> OptimizationJob:
+    manifest = job_dict(**spec)
+    manifest["metadata"] = {"name": "m", "namespace": namespace}
+    return OptimizationJob.model_validate(await objects.create(client, objects.OPTIMIZATION_JOBS, manifest))
+
+
+async def add_runtime(client: Client, namespace: str, **spec: Any) -> None:
+    manifest = {
+        "apiVersion": "trimtab.dev/v1alpha1",
+        "kind": "OptimizationRuntime",
+        "metadata": {"name": "default", "namespace": namespace},
+        "spec": {"image": "jobs:dev", "store": {"uri": "pvc://store"}} | spec,
+    }
+    await objects.create(client, objects.OPTIMIZATION_RUNTIMES, manifest)
+
+
+async def job_where(client: Client, namespace: str, **wanted: str) -> OptimizationJobStatus:
+    """The job's status once a condition of each type has the wanted reason."""
+    async with asyncio.timeout(60):
+        while True:
+            job = OptimizationJob.model_validate(await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, "m"))
+            found = {kind: find(job.status.conditions, kind) for kind in wanted}
+            if all(c is not None and c.reason == wanted[kind] for kind, c in found.items()):
+                return job.status
+            await asyncio.sleep(0.05)
+
+
+def message(status: OptimizationJobStatus, kind: str) -> str:
+    found = find(status.conditions, kind)
+    assert found is not None
+    return found.message
+
+
+@dataclass
+class Simulated:
+    """Answers Tasks with what healthy pods would report."""
+
+    settings: dict[int, Mapping[str, str]] = field(default_factory=dict)
+
+    def __call__(self, task: Task) -> Report:
+        self.settings[task.trial or 0] = task.settings
+        return report_for(task, scopes, self.settings)
+
+
+def timeless(status: OptimizationJobStatus) -> dict[str, Any]:
+    """A status without its moments."""
+    wire = status.wire() | {"startTime": None, "completionTime": None}
+    return wire | {"conditions": [c | {"lastTransitionTime": ""} for c in wire["conditions"]]}
+
+
+async def jobs_of(client: Client, namespace: str) -> list[str]:
+    return [job["metadata"]["name"] for job in (await client.request("GET", objects.JOBS.path(namespace)))["items"]]
+
+
+def test_a_flow_from_manifest_to_winner_and_what_it_costs(namespace: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client, node(client, namespace, Simulated()) as ran:
+            await add_runtime(client, namespace)
+            await submit(client, namespace)
+            calls: Counter[tuple[str, str]] = Counter()
+            async with operator(namespace) as life:
+                life.client._observe = lambda verb, resource, code: calls.update([(verb, resource)])
+                status = await job_where(client, namespace, Complete="Published")
+            assert status.best is not None
+            assert status.best.trial == 2
+            assert [name.split("-", 2)[2] for name in ran] == [
+                "inspect-0",
+                "trial-1-0",
+                "trial-2-0",
+                "playoff-0",
+                "publish-0",
+            ]
+            assert calls["POST", "jobs"] == 5
+            assert calls["GET", "pods"] <= 5
+            assert calls["PATCH", "optimizationjobs/status"] <= 8
+            assert set(calls) == {
+                *(
+                    ("GET", kind)
+                    for kind in ("optimizationjobs", "optimizationruntimes", "modelmonitors", "jobs", "pods")
+                ),
+                *(("WATCH", kind) for kind in ("optimizationjobs", "optimizationruntimes", "modelmonitors", "jobs")),
+                ("POST", "jobs"),
+                ("POST", "events"),
+                ("PATCH", "optimizationjobs/status"),
+            }
+
+    asyncio.run(main())
+
+
+def test_killed_after_every_write_it_comes_to_the_same_end(namespace: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client, node(client, namespace, Simulated()) as ran:
+            await add_runtime(client, namespace)
+            job = await submit(client, namespace)
+            assert await lives_of(namespace, 1) >= 10
+            killed = await job_where(client, namespace, Complete="Published")
+            assert len(ran) == len(set(ran)) == 5
+
+            await objects.delete(client, objects.OPTIMIZATION_JOBS, namespace, "m", job.metadata.uid)
+            while await jobs_of(client, namespace):
+                await asyncio.sleep(0.1)
+            await submit(client, namespace)
+            async with operator(namespace):
+                undisturbed = await job_where(client, namespace, Complete="Published")
+            assert timeless(killed) == timeless(undisturbed)
+
+    asyncio.run(main())
+
+
+def test_a_stranger_with_our_label_is_passed_over(namespace: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client:
+            container = {"name": "x", "image": "x"}
+            stranger = {
+                "metadata": {"name": "stranger", "labels": {"trimtab.dev/managed": "true"}},
+                "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [container]}}},
+            }
+            await client.request("POST", objects.JOBS.path(namespace), body=stranger)
+            await add_runtime(client, namespace)
+            async with operator(namespace) as life:
+                await submit(client, namespace)
+                await job_where(client, namespace, Complete="Inspecting")
+                await client.request("DELETE", objects.JOBS.path(namespace, "stranger"))
+                (work,) = set(await jobs_of(client, namespace)) - {"stranger"}
+                (before,) = life.world.works
+                await client.request("DELETE", objects.JOBS.path(namespace, work))
+                # The operator has lived to see both deletions: it has started the work anew.
+                async with asyncio.timeout(30):
+                    while [record.uid for record in life.world.works] in ([], [before.uid]):
+                        await asyncio.sleep(0.1)
+            assert f"Job {namespace}/stranger has no owner; remove its label trimtab.dev/managed" in caplog.text
+
+    asyncio.run(main())
+
+
+def test_suspended_and_resumed(namespace: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client, operator(namespace):
+            await add_runtime(client, namespace)
+            await submit(client, namespace)
+            await job_where(client, namespace, Complete="Inspecting")
+            path = objects.OPTIMIZATION_JOBS.path(namespace, "m")
+            await client.request("PATCH", path, body={"spec": {"suspend": True}}, headers=MERGE_PATCH)
+            await job_where(client, namespace, Suspended="Suspended")
+            while await jobs_of(client, namespace):
+                await asyncio.sleep(0.1)
+            await client.request("PATCH", path, body={"spec": {"suspend": False}}, headers=MERGE_PATCH)
+            await job_where(client, namespace, Suspended="Resumed")
+            async with node(client, namespace, Simulated()):
+                await job_where(client, namespace, Complete="Published")
+
+    asyncio.run(main())
+
+
+def test_a_runtime_that_comes_later_is_noticed(namespace: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client, operator(namespace):
+            await submit(client, namespace)
+            await job_where(client, namespace, Accepted="RuntimeNotFound")
+            await add_runtime(client, namespace)
+            await job_where(client, namespace, Complete="Inspecting")
+
+    asyncio.run(main())
+
+
+def test_a_job_that_kubernetes_refuses_fails_with_its_words(namespace: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client, operator(namespace):
+            # Requests above limits: only the API server's validation of pods knows that this cannot be.
+            await add_runtime(client, namespace, resources={"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}})
+            await submit(client, namespace)
+            status = await job_where(client, namespace, Failed="InvalidInput")
+            assert "must be less than or equal to memory limit" in message(status, "Failed")
+            assert await jobs_of(client, namespace) == []
+
+    asyncio.run(main())
+
+
+@dataclass
+class Still:
+    """An operator whose world does not move by itself: views are what the test makes them."""
+
+    life: Life
+    client: Mortal
+
+    async def turn(self) -> float | None:
+        return await self.life.controller.handle(Key(Kind.JOB, (self.life.namespace, "m")))
+
+
+@contextlib.asynccontextmanager
+async def still(namespace: str) -> AsyncIterator[Still]:
+    async with await Mortal.connect() as client:
+        assert isinstance(client, Mortal)
+        await add_runtime(client, namespace)
+        await submit(client, namespace)
+        life = Life(client, namespace)
+        await life.feeds.load()
+        yield Still(life, client)
+
+
+def test_a_stored_object_that_cannot_be_understood_says_so(namespace: str) -> None:
+    async def main() -> None:
+        async with still(namespace) as operator:
+
+            def spoil() -> None:
+                item = operator.life.world.get(Kind.JOB, (namespace, "m"))
+                assert item is not None
+                item["spec"]["search"]["algorithm"] = "Annealing"
+
+            spoil()
+            await operator.turn()
+            status = await job_where(operator.client, namespace, Accepted="InvalidInput")
+            assert "spec.search.algorithm: 'Annealing' is none of" in message(status, "Accepted")
+            assert status.state == "InvalidInput"
+            writes = operator.client.writes
+            spoil()  # the answer to the write has replaced what we spoilt
+            await operator.turn()
+            assert operator.client.writes == writes
+
+    asyncio.run(main())
+
+
+def test_a_stale_view_writes_nothing_and_is_renewed(namespace: str) -> None:
+    async def main() -> None:
+        async with still(namespace) as operator:
+            path = objects.OPTIMIZATION_JOBS.path(namespace, "m")
+            await operator.client.request("PATCH", path, body={"metadata": {"labels": {"a": "b"}}}, headers=MERGE_PATCH)
+            with pytest.raises(Exception, match="409"):
+                await operator.turn()
+            await operator.turn()
+            await job_where(operator.client, namespace, Complete="Inspecting")
+            assert len(await jobs_of(operator.client, namespace)) == 1
+
+    asyncio.run(main())
+
+
+def test_an_own_write_is_read_back_and_its_echo_is_no_news(namespace: str) -> None:
+    async def main() -> None:
+        async with still(namespace) as operator:
+            await operator.turn()
+            echo = await objects.get(operator.client, objects.OPTIMIZATION_JOBS, namespace, "m")
+            assert not operator.life.world.shelves[Kind.JOB].put(echo)
+            writes = operator.client.writes
+            await operator.turn()
+            assert operator.client.writes == writes
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["gone", "going"])
+def test_what_is_deleted_is_left_alone(namespace: str, held: bool) -> None:
+    async def main() -> None:
+        async with still(namespace) as operator:
+            client, world = operator.client, operator.life.world
+            path = objects.OPTIMIZATION_JOBS.path(namespace, "m")
+            if held:
+                body = {"metadata": {"finalizers": ["example.com/hold"]}}
+                await client.request("PATCH", path, body=body, headers=MERGE_PATCH)
+            await client.request("DELETE", path)
+            if held:
+                world.shelves[Kind.JOB].put(await client.request("GET", path))
+                writes = client.writes
+                await operator.turn()
+                assert client.writes == writes
+            else:
+                # Nobody told us: the status write finds out, and owner references take the Job away again.
+                await operator.turn()
+                assert world.get(Kind.JOB, (namespace, "m")) is None
+                async with asyncio.timeout(30):
+                    while await jobs_of(client, namespace):
+                        await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+
+
+def test_an_audit_forgets_ghosts_and_finds_dead_watches(namespace: str) -> None:
+    async def main() -> None:
+        async with still(namespace) as operator:
+            client, feeds = operator.client, operator.life.feeds
+            path = objects.OPTIMIZATION_JOBS.path(namespace, "m")
+            await feeds.audit()
+            assert (feeds.missed, feeds.dead) == ({}, [])
+
+            await client.request("PATCH", path, body={"metadata": {"labels": {"a": "b"}}}, headers=MERGE_PATCH)
+            await feeds.audit()
+            assert (len(feeds.missed), feeds.dead) == (1, [])
+            await feeds.audit()
+            assert feeds.dead == ["the watch of optimizationjobs misses changes"]
+            feeds.seen(Kind.JOB, await client.request("GET", path))
+            await feeds.audit()
+            assert (feeds.missed, feeds.dead) == ({}, [])
+
+            await client.request("DELETE", path)
+            await feeds.audit()
+            assert operator.life.world.get(Kind.JOB, (namespace, "m")) is None
+            assert feeds.dead == []
+
+    asyncio.run(main())

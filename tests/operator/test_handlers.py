@@ -1,0 +1,149 @@
+"""The operator as a process of its own, kopf and all, against a real API server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from builders import job_dict, make_runtime, report_for, scopes
+from kubelet import node
+from trimtab.api.work import Report, Task
+from trimtab.cluster import objects
+from trimtab.cluster.client import Client, Object
+from trimtab.settings import Settings
+
+pytestmark = pytest.mark.e2e
+
+SOURCES = Path(__file__).parents[2] / "operator"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextlib.asynccontextmanager
+async def process(settings: Settings, **variables: str) -> AsyncIterator[Process]:
+    """`trimtab operator` with these settings; killed in the end if it still runs."""
+    environment = os.environ | settings.environment() | {"PYTHONPATH": str(SOURCES)} | variables
+    command = [sys.executable, "-m", "trimtab", "operator"]
+    running = await asyncio.create_subprocess_exec(*command, env=environment, stderr=PIPE)
+    try:
+        yield running
+    finally:
+        if running.returncode is None:
+            running.kill()
+        await running.wait()
+
+
+async def fetch(port: int, path: str) -> str:
+    """What the operator answers, once it does."""
+    async with asyncio.timeout(60), aiohttp.ClientSession() as session:
+        while True:
+            try:
+                async with session.get(f"http://127.0.0.1:{port}{path}") as response:
+                    return await response.text()
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.1)
+
+
+def answer() -> Any:
+    settings: dict[int, Any] = {}
+
+    def report(task: Task) -> Report:
+        settings[task.trial or 0] = task.settings
+        return report_for(task, scopes, settings)
+
+    return report
+
+
+async def submit(client: Client, namespace: str) -> None:
+    runtime = {"metadata": {"name": "default", "namespace": namespace}, "spec": make_runtime().spec.wire()}
+    header = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "OptimizationRuntime"}
+    await objects.create(client, objects.OPTIMIZATION_RUNTIMES, header | runtime)
+    manifest = job_dict()
+    manifest["metadata"] = {"name": "m", "namespace": namespace}
+    await objects.create(client, objects.OPTIMIZATION_JOBS, manifest)
+
+
+async def published(client: Client, namespace: str) -> Object:
+    async with asyncio.timeout(120):
+        while True:
+            job = await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, "m")
+            if job.get("status", {}).get("state") == "Published":
+                return job
+            await asyncio.sleep(0.2)
+
+
+def test_from_an_applied_manifest_to_a_winner_with_a_kill_and_a_polite_end(namespace: str) -> None:
+    settings = Settings(watch_namespaces=[namespace], http_port=free_port(), log_format="JSON")
+
+    async def main() -> None:
+        async with await Client.connect() as client, node(client, namespace, answer()) as ran:
+            async with process(settings) as first:
+                assert await fetch(settings.http_port, "/healthz") == "ok"
+                # Only kopf's watch can tell of this: the operator has made its lists before.
+                while "trimtab_jobs{" in await fetch(settings.http_port, "/metrics"):
+                    await asyncio.sleep(0.1)
+                await submit(client, namespace)
+                while not ran:
+                    await asyncio.sleep(0.1)
+                first.kill()
+                await first.wait()
+
+            async with process(settings) as second:
+                job = await published(client, namespace)
+                metrics = await fetch(settings.http_port, "/metrics")
+                assert f'trimtab_jobs{{namespace="{namespace}",state="Published"}} 1.0' in metrics
+                assert await fetch(settings.http_port, "/healthz") == "ok"
+                second.send_signal(signal.SIGTERM)
+                _, log = await asyncio.wait_for(second.communicate(), 30)
+                assert second.returncode == 0
+            lines = [json.loads(line) for line in log.splitlines()]
+            assert not [line for line in lines if line["level"] not in ("DEBUG", "INFO")]
+
+            assert len(ran) == len(set(ran)) == 5
+            assert job["status"]["best"]["trial"] == 2
+            assert "annotations" not in job["metadata"]
+            assert "finalizers" not in job["metadata"]
+            events = (await client.request("GET", objects.EVENTS.path(namespace)))["items"]
+            ours = [e["reason"] for e in events if e.get("reportingController") == "trimtab.dev/operator"]
+            assert set(ours) >= {"TrialSucceeded", "CandidateSelected", "Published", "Complete"}
+            assert not [e for e in events if "kopf" in json.dumps(e)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "says"),
+    [
+        ({"TRIMTAB_WORKERS": "none"}, 2, "settings: workers: 'none'"),
+        ({"KUBECONFIG": "/nowhere"}, 1, "no way to a cluster, /nowhere"),
+    ],
+    ids=["settings", "no cluster"],
+)
+def test_what_keeps_it_from_starting_is_one_line(
+    kubeconfig: str, variables: dict[str, str], code: int, says: str
+) -> None:
+    async def main() -> None:
+        async with process(Settings(http_port=free_port()), **variables) as running:
+            _, log = await asyncio.wait_for(running.communicate(), 60)
+            assert running.returncode == code
+            assert says in log.decode()
+            assert len(log.splitlines()) == 1
+
+    asyncio.run(main())

@@ -1,0 +1,103 @@
+"""`trimtab run` with real processes on a small real model."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trimtab.api.job import OptimizationJobStatus
+from trimtab.api.work import Report
+
+
+def start(digits: Path, out: Path, **options) -> subprocess.Popen[str]:
+    """The CLI in a process group of its own, so that only it can be killed."""
+    command = [sys.executable, "-m", "trimtab", "run", str(digits / "job.yaml"), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, "--volume", f"digits={digits}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def status(out: Path) -> OptimizationJobStatus:
+    return OptimizationJobStatus.model_validate(json.loads((out / "status.json").read_text())["status"])
+
+
+def decided(found: OptimizationJobStatus) -> object:
+    """What does not depend on this machine's timing: proposals, artifacts and accuracies."""
+    return [(t.settings, t.state, t.artifact, [c.metrics.get("accuracy") for c in t.candidates]) for t in found.trials]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    process = start(digits, out)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return out
+
+
+def test_a_run_ends_with_a_winner_and_every_candidate_explained(undisturbed: Path) -> None:
+    found = status(undisturbed)
+    assert found.state in ("Selected", "BaselineIsBest")
+    assert [t.settings for t in found.trials] == [
+        {},
+        {"quantize.operatorScope": "All"},
+        {"quantize.operatorScope": "Compute"},
+    ]
+    assert all(c.outcome and c.message for t in found.trials for c in t.candidates)
+    assert found.claim
+    assert found.claim.samples == 497
+
+
+def test_a_finished_run_is_not_run_again(digits: Path, undisturbed: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("message")}
+    process = start(digits, undisturbed)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("message")} == before
+
+
+def test_two_runs_in_one_folder_are_refused(digits: Path, tmp_path: Path) -> None:
+    first = start(digits, tmp_path)
+    while not (tmp_path / "work").exists():
+        time.sleep(0.01)
+    second = start(digits, tmp_path)
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert errors == f"--out {tmp_path}: another run is using it; wait for that one or name another\n"
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+
+
+def test_killed_at_seeded_moments_it_ends_like_an_undisturbed_run(
+    digits: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    moments = random.Random(3)
+    finished: dict[str, int] = {}
+    for _ in range(10):
+        process = start(digits, tmp_path)
+        try:
+            process.wait(moments.uniform(0.2, 3))
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        for message in tmp_path.rglob("message"):
+            seen = finished.setdefault(message.parent.name, message.stat().st_mtime_ns)
+            assert message.stat().st_mtime_ns == seen, f"{message.parent.name} had finished and ran again"
+    process = start(digits, tmp_path)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert decided(status(tmp_path)) == decided(status(undisturbed))
+    assert all(Report.model_validate_json(m.read_text()).error is None for m in tmp_path.rglob("message"))

@@ -1,0 +1,60 @@
+"""Series that come and go with the objects behind them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trimtab.metrics import Metrics, ends
+
+
+def job(state: str = "", trials: list[dict[str, Any]] | None = None, namespace: str = "ml") -> dict[str, Any]:
+    status = {"state": state, "trials": trials or []} if state else {}
+    return {"metadata": {"namespace": namespace}, "spec": {}, **({"status": status} if status else {})}
+
+
+def trial(index: int, state: str, *outcomes: str | None) -> dict[str, Any]:
+    return {"index": index, "state": state, "candidates": [{"outcome": o} if o else {} for o in outcomes]}
+
+
+@pytest.mark.parametrize(
+    ("found", "outcomes"),
+    [
+        (trial(0, "Succeeded", "Feasible"), []),
+        (trial(1, "Running"), ["Running"]),
+        (trial(1, "Succeeded", "Feasible", "Dominated"), ["Feasible", "Dominated"]),
+        (trial(1, "Succeeded", None), ["Pending"]),
+        (trial(1, "Skipped"), ["Skipped"]),
+        (trial(1, "Failed"), ["Failed"]),
+    ],
+    ids=["input model", "running", "two engines", "not judged yet", "skipped", "failed"],
+)
+def test_how_a_trial_is_counted(found: dict[str, Any], outcomes: list[str]) -> None:
+    assert list(ends(found)) == outcomes
+
+
+def test_a_series_goes_with_the_last_object_behind_it() -> None:
+    jobs = [job(), job("Searching", [trial(1, "Running"), trial(2, "Failed")]), job("Searching", namespace="other")]
+    metrics = Metrics()
+    metrics.watch_jobs(lambda: jobs)
+    value = metrics.registry.get_sample_value
+    assert value("trimtab_jobs", {"namespace": "ml", "state": "Pending"}) == 1
+    assert value("trimtab_jobs", {"namespace": "ml", "state": "Searching"}) == 1
+    assert value("trimtab_jobs", {"namespace": "other", "state": "Searching"}) == 1
+    assert value("trimtab_trials", {"namespace": "ml", "outcome": "Failed"}) == 1
+    del jobs[1]
+    assert value("trimtab_jobs", {"namespace": "ml", "state": "Searching"}) is None
+    assert value("trimtab_trials", {"namespace": "ml", "outcome": "Failed"}) is None
+
+
+def test_what_is_counted_as_it_happens() -> None:
+    metrics = Metrics()
+    metrics.called("GET", "pods", 200)
+    metrics.called("GET", "pods", 200)
+    metrics.watch_queue(lambda: 3)
+    labels = {"verb": "GET", "resource": "pods", "code": "200"}
+    assert metrics.registry.get_sample_value("trimtab_api_requests_total", labels) == 2
+    assert metrics.registry.get_sample_value("trimtab_queue_depth") == 3
+    assert b"process_resident_memory_bytes" in metrics.text()
+    assert b"_created" not in metrics.text()

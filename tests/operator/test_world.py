@@ -1,0 +1,115 @@
+"""What counts as news, and what is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from trimtab.cluster.pods import JobRecord
+from trimtab.decisions import WorkState
+from trimtab.world import Key, Kind, Shelf, Works, World
+
+
+def item(version: int, uid: str = "u1", name: str = "m", **more: Any) -> dict[str, Any]:
+    metadata = {"namespace": "ml", "name": name, "uid": uid, "resourceVersion": str(version)}
+    return {"metadata": metadata | more, "spec": {}}
+
+
+def known(shelf: Shelf) -> tuple[str, int] | None:
+    found = shelf.objects.get(("ml", "m"))
+    return found and (found["metadata"]["uid"], int(found["metadata"]["resourceVersion"]))
+
+
+@pytest.mark.parametrize(
+    ("arrival", "after"),
+    [
+        (lambda shelf: shelf.put(item(9)), ("u1", 9)),
+        (lambda shelf: shelf.put(item(5)), ("u1", 5)),
+        (lambda shelf: shelf.put(item(4)), ("u1", 5)),
+        (lambda shelf: shelf.put(item(10, "u2")), ("u2", 10)),
+        (lambda shelf: shelf.refresh(item(9)), ("u1", 9)),
+        (lambda shelf: shelf.refresh(item(9, "u2")), ("u1", 5)),
+        (lambda shelf: shelf.remove(item(6)), None),
+        (lambda shelf: shelf.remove(item(4, "u0")), ("u1", 5)),
+        (lambda shelf: (shelf.remove(item(6)), shelf.refresh(item(6))), None),
+        (lambda shelf: shelf.prune({"u1"}, {}), None),
+        (lambda shelf: shelf.prune({"u1"}, {"u1": 5}), ("u1", 5)),
+        (lambda shelf: shelf.prune(set(), {}), ("u1", 5)),
+    ],
+    ids=[
+        "newer",
+        "the same",
+        "older",
+        "its successor",
+        "answer to a write",
+        "answer about another",
+        "deleted",
+        "a predecessor deleted",
+        "answer after the deletion",
+        "not in the list",
+        "in the list",
+        "newer than the list",
+    ],
+)
+def test_an_object_at_version_5_after(arrival: Callable[[Shelf], Any], after: tuple[str, int] | None) -> None:
+    shelf = Shelf()
+    shelf.put(item(5))
+    arrival(shelf)
+    assert known(shelf) == after
+
+
+def test_news_is_what_changes_the_view() -> None:
+    shelf = Shelf()
+    assert [shelf.put(item(version)) for version in (5, 5, 4, 6)] == [True, False, False, True]
+
+
+def test_managed_fields_are_not_kept() -> None:
+    shelf = Shelf()
+    original = item(5, managedFields=[{}])
+    shelf.put(original)
+    assert "managedFields" not in shelf.objects["ml", "m"]["metadata"]
+    assert "managedFields" in original["metadata"]
+
+
+JOB = JobRecord("ml", "m-1", "j1", 5, "m", "u1", 0, "{}", WorkState.ACTIVE)
+
+
+@pytest.mark.parametrize(
+    ("listing", "kept"),
+    [
+        ((None, frozenset({"j1"}), 9), True),
+        ((None, frozenset(), 9), False),
+        (("ml", frozenset(), 9), False),
+        (("elsewhere", frozenset(), 9), True),
+        ((None, frozenset(), 4), True),
+    ],
+    ids=["listed", "gone", "gone from its namespace", "another namespace's list", "created after the list"],
+)
+def test_a_list_prunes_jobs(listing: tuple[str | None, frozenset[str], int], kept: bool) -> None:
+    works = Works()
+    works.put(JOB)
+    assert works.prune(*listing) == ([] if kept else [JOB])
+    assert list(works) == ([JOB] if kept else [])
+
+
+def test_a_job_that_took_the_name_of_a_deleted_one_stays() -> None:
+    works, successor = Works(), replace(JOB, uid="j2", version=8)
+    assert [works.put(JOB), works.put(successor), works.put(JOB)] == [True, True, False]
+    works.remove(replace(JOB, version=7))
+    assert works.of("u1") == (successor,)
+
+
+def test_who_is_concerned() -> None:
+    world = World()
+    owner = {"controller": True, "kind": "ModelMonitor", "name": "digits", "uid": "mon"}
+    job = item(1, name="a", ownerReferences=[owner])
+    job["spec"] = {"target": {"runtimeRef": {"name": "default"}}}
+    world.shelves[Kind.JOB].put(job)
+    world.shelves[Kind.JOB].put(item(2, "u2", "b"))
+    assert [found["metadata"]["name"] for found in world.owned_jobs("mon")] == ["a"]
+    assert list(world.jobs_using(("ml", "default"))) == [("ml", "a")]
+    assert list(world.jobs_using(("elsewhere", "default"))) == []
+    assert str(Key(Kind.JOB, ("ml", "a"))) == "OptimizationJob ml/a"
