@@ -66,7 +66,7 @@ cluster-down: .venv/all ## Stop it and leave nothing behind
 .PHONY: e2e
 e2e: cluster ## Build the images and run the suite on the cluster
 	$(BIN)/python -m lab images
-	$(BIN)/pytest -m e2e --maxfail 3
+	$(BIN)/pytest -n 2 --dist loadgroup -m e2e
 
 .PHONY: bench-startup
 bench-startup: .venv/all ## Time `trimtab --help`

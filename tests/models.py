@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 SPLITS = {
@@ -25,7 +27,8 @@ def make_digits(folder: Path) -> Path:
     images = (images / 16).astype(np.float32)
     train = SPLITS["train"]
     trained = MLPClassifier((64,), max_iter=60, random_state=0, early_stopping=False, tol=1e-3, n_iter_no_change=60)
-    trained.fit(images[train], labels[train])
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # sixty epochs are enough here
+        trained.fit(images[train], labels[train])
     onnx.save(_perceptron(trained.coefs_, trained.intercepts_), folder / "model.onnx")
     for name, part in SPLITS.items():
         np.savez(folder / f"{name}.npz", image=images[part], labels=labels[part])

@@ -19,7 +19,7 @@ from trimtab_jobs.errors import Temporary, WorkFailure
 from trimtab_jobs.onnx_model import inputs
 from trimtab_jobs.timing import Bounds, Call, race
 
-BATCH = 64
+BATCH = 16
 SAMPLES_TIMED = 64
 """How many samples of the split the latency is taken over, in turn."""
 GLANCE = Bounds(rounds=1, min_rounds=1, calls_per_turn=200, turn_seconds=2.0)

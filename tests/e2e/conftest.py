@@ -16,12 +16,6 @@ WATCHED = ("e2e-slice-a", "e2e-slice-b", "e2e-slice-c", "e2e-bad-input")
 """What the installed operator serves; the fault tests run operators of their own elsewhere."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.e2e)
-
-
 @pytest.fixture(scope="session")
 def cluster() -> None:
     ensure_cluster()
@@ -41,17 +35,16 @@ def operator(cluster: None) -> Iterator[None]:
     helm("uninstall", "trimtab", "--namespace", "trimtab", "--wait")
 
 
-def prepared(example: str, folder: Path) -> Path:
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / example / "prepare.py", folder], capture_output=True, text=True, check=False
-    )
+def prepared(example: str, folder: Path, *options: str) -> Path:
+    command = [sys.executable, EXAMPLES / example / "prepare.py", folder, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.fixture(scope="session")
 def magika(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepared("magika", tmp_path_factory.mktemp("magika"))
+    return prepared("magika", tmp_path_factory.mktemp("magika"), "--judged", "400")
 
 
 @pytest.fixture(scope="session")

@@ -136,7 +136,7 @@ class Traffic(threading.Thread):
     def __init__(self, server: str, model: str, rows: np.ndarray) -> None:
         super().__init__(daemon=True)
         self._url = f"http://{server}/v2/models/{model}/infer"
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self.rows = rows
         self.sent = 0
         self.failures: list[str] = []
@@ -144,7 +144,7 @@ class Traffic(threading.Thread):
     def run(self) -> None:
         with httpx.Client(timeout=30) as client:
             for start in itertools.count(0, ROWS):
-                if self._stop.wait(PAUSE):
+                if self._ended.wait(PAUSE):
                     return
                 self._send(client, np.take(self.rows, range(start, start + ROWS), axis=0, mode="wrap"))
 
@@ -156,7 +156,7 @@ class Traffic(threading.Thread):
             self.failures.append(answer.text)
 
     def stop(self) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join()
 
 

@@ -20,6 +20,7 @@ from e2e.support import EXAMPLES, Namespace, condition, get, namespace, wait_for
 from e2e.test_slice_c import TOKEN, close_loop, publish_first
 from lab import paths
 
+pytestmark = pytest.mark.e2e
 FLOW = ["inspect-0", "playoff-0", "publish-0", "trial-1-0", "trial-2-0"]
 
 

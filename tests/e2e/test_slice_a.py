@@ -14,6 +14,7 @@ from e2e.replay import decisions, proposals, recorded, replay, run_locally
 from e2e.support import EXAMPLES, Namespace, get, kubectl
 from trimtab.api.job import OptimizationJobStatus
 
+pytestmark = pytest.mark.e2e
 NAMESPACE = "e2e-slice-a"
 JOB = EXAMPLES / "magika" / "job.yaml"
 

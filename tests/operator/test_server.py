@@ -288,7 +288,7 @@ def test_the_cooldown_ends_with_a_turn_of_its_own(namespace: str, tmp_path: Path
     async def main() -> None:
         async with served(namespace, tmp_path) as it:
             monitor = await it.monitor()
-            recent = datetime.now(UTC).isoformat()
+            recent = it.clock.now.isoformat()
             body = {"status": {"lastJobTime": recent, "lastJob": "earlier"}}
             path = objects.MODEL_MONITORS.path(namespace, "digits", "status")
             it.feeds.seen(Kind.MONITOR, await it.client.request("PATCH", path, body=body, headers=MERGE_PATCH))
