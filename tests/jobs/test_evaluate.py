@@ -17,7 +17,7 @@ from trimtab_jobs.evaluate import batch_size, measure
 from .conftest import one_split
 
 
-@pytest.mark.parametrize(("batch", "expected"), [("N", 64), (1, 1)])
+@pytest.mark.parametrize(("batch", "expected"), [("N", 16), (1, 1)])
 def test_accuracy_is_that_of_the_nearest_center(tmp_path: Path, batch: int | str, expected: int) -> None:
     onnx.save(make_model(batch=batch), tmp_path / "model.onnx")
     split = one_split("evaluation", make_samples(5))
