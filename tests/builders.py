@@ -7,16 +7,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from trimtab.api.job import (
-    Claim,
-    EngineName,
-    Inspection,
-    Interval,
-    OptimizationJob,
-    OptimizationJobStatus,
-    Verdict,
-)
+from trimtab.api.job import OptimizationJob
+from trimtab.api.model import EngineName
 from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.status import Claim, Inspection, Interval, OptimizationJobStatus, Verdict
 from trimtab.api.work import ErrorKind, Measurement, Report, Stage, Task, Timing, WorkError
 from trimtab.decisions import Decision, Event, Observed, ObservedWork, Work, WorkState
 from trimtab.reconcile import reconcile

@@ -16,6 +16,7 @@ def _allowed() -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What shares the node runs one after the other on one xdist worker, beside what has an API server of its own."""
     for item in items:

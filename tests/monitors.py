@@ -8,8 +8,9 @@ from typing import Any
 
 from builders import NOW, job_dict
 from trimtab.alerts import Alert
-from trimtab.api.job import Condition, OptimizationJob, OptimizationJobStatus
+from trimtab.api.job import OptimizationJob
 from trimtab.api.monitor import ModelMonitor
+from trimtab.api.status import Condition, OptimizationJobStatus
 from trimtab.conditions import timestamp
 from trimtab.decisions import Event, MonitorDecision
 from trimtab.monitoring import reconcile_monitor, record

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_model
 
-from trimtab.api.job import ModelFormat, ModelSource
+from trimtab.api.model import ModelFormat, ModelSource
 from trimtab_jobs import torch_model
 from trimtab_jobs.data import Splits
 from trimtab_jobs.model import Model

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trimtab.api.job import Claim, Constraint, Interval, Metric, Verdict
+from trimtab.api.job import Constraint
+from trimtab.api.model import Metric
 from trimtab.api.quantities import decimal, parse_percent, show_percent
+from trimtab.api.status import Claim, Interval, Verdict
 from trimtab_jobs.data import Array
 
 Z = 1.959964

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trimtab.api.job import EngineName, ModelFormat
+from trimtab.api.model import EngineName, ModelFormat
 from trimtab_jobs.data import Array, Split, Splits
 from trimtab_jobs.engines import EngineOptions, engine
 from trimtab_jobs.errors import InvalidInput, NotApplicable

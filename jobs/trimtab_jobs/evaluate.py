@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trimtab.api.job import EngineName
+from trimtab.api.model import EngineName
 from trimtab.api.work import Measurement
 from trimtab_jobs.data import Array, Split
 from trimtab_jobs.engines import EngineOptions, NotExecutable, Session, engine

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trimtab.api.job import ModelFormat
+from trimtab.api.model import ModelFormat
 
 MANIFEST = "model.json"
 ONNX_FILE = "model.onnx"

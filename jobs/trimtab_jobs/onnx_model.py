@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab.api.job import ModelFormat, ModelSource
+from trimtab.api.model import ModelFormat, ModelSource
 from trimtab_jobs.errors import InvalidInput
 from trimtab_jobs.model import ONNX_FILE, Model
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from trimtab.api.job import Hardware, ModelFormat
+from trimtab.api.model import ModelFormat
+from trimtab.api.status import Hardware
 from trimtab.api.techniques import Step
 from trimtab.api.work import StepReport
 from trimtab_jobs.data import Splits

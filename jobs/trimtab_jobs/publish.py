@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from trimtab.api.base import Record
-from trimtab.api.job import Claim, Hardware
+from trimtab.api.status import Claim, Hardware
 from trimtab.api.work import Finalist, JobIdentity
 from trimtab_jobs.files import SharedFolder
 from trimtab_jobs.model import Model

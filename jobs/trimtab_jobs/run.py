@@ -20,7 +20,8 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 
-from trimtab.api.job import Claim, EngineName, Inspection, ModelFormat, Verdict
+from trimtab.api.model import EngineName, ModelFormat
+from trimtab.api.status import Claim, Inspection, Verdict
 from trimtab.api.work import ErrorKind, Finalist, Measurement, Report, Stage, Task, Timing, WorkError
 from trimtab_jobs import publish as publishing
 from trimtab_jobs.claim import claim

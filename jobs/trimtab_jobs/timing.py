@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trimtab.api.job import Interval
 from trimtab.api.quantities import decimal
+from trimtab.api.status import Interval
 from trimtab_jobs.data import Array
 
 Clock = Callable[[], float]

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
-from trimtab.api.job import ModelFormat, ModelSource
+from trimtab.api.model import ModelFormat, ModelSource
 from trimtab_jobs.data import Array
 from trimtab_jobs.errors import InvalidInput
 from trimtab_jobs.model import CODE_FOLDER, WEIGHTS_FILE, Model

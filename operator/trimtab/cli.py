@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from trimtab import __version__
 
 if TYPE_CHECKING:
-    from trimtab.api.job import OptimizationJobStatus
+    from trimtab.api.status import OptimizationJobStatus
     from trimtab.decisions import Event
 
 FAILED, BAD_INPUT, NOTHING_FEASIBLE = 1, 2, 3

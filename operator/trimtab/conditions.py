@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from trimtab.api.job import Condition
+from trimtab.api.status import Condition
 
 
 def timestamp(now: datetime) -> str:

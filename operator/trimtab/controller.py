@@ -28,11 +28,12 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from trimtab.api.base import Record
-from trimtab.api.job import Condition, ObjectMeta, OptimizationJob, OptimizationJobStatus
+from trimtab.api.job import ObjectMeta, OptimizationJob
 from trimtab.api.monitor import ModelMonitor, ModelMonitorStatus
 from trimtab.api.names import ConditionType, MonitorConditionType, Reason
 from trimtab.api.problems import problems
 from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.status import Condition, OptimizationJobStatus
 from trimtab.api.work import ErrorKind, Report, WorkError
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from trimtab.api.job import OptimizationJob, OptimizationJobStatus
+from trimtab.api.job import OptimizationJob
 from trimtab.api.monitor import ModelMonitorStatus
 from trimtab.api.names import EventReason
 from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import Report, Task
 
 

@@ -7,17 +7,9 @@ Numbers are rounded to the status's six digits here, so what is decided later ne
 
 from __future__ import annotations
 
-from trimtab.api.job import (
-    CandidateStatus,
-    Cost,
-    EngineName,
-    Metric,
-    OptimizationJobStatus,
-    Published,
-    TrialState,
-    TrialStatus,
-)
+from trimtab.api.model import EngineName, Metric
 from trimtab.api.quantities import decimal
+from trimtab.api.status import CandidateStatus, Cost, OptimizationJobStatus, Published, TrialState, TrialStatus
 from trimtab.api.work import Measurement, Report, Stage, Timing
 from trimtab.decisions import Observed, ObservedWork, WorkState
 from trimtab.plan import BASELINE_TRIAL

@@ -24,8 +24,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from trimtab.api.job import ObjectMeta, OptimizationJob, OptimizationJobStatus
+from trimtab.api.job import ObjectMeta, OptimizationJob
 from trimtab.api.runtime import OptimizationRuntime, OptimizationRuntimeSpec, Store
+from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import MESSAGE_VARIABLE, TASK_VARIABLE, VOLUMES_VARIABLE, Report, Task
 from trimtab.decisions import Decision, Event, Observed, ObservedWork, Work, WorkState
 from trimtab.reconcile import is_finished, reconcile

@@ -23,7 +23,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from trimtab.api.job import Outcome, TrialState
+from trimtab.api.status import Outcome, TrialState
 
 Items = Callable[[], Iterable[Mapping[str, Any]]]
 

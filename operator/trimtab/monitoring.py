@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from trimtab.alerts import Alert
-from trimtab.api.job import NAME_LIMIT, Condition, ObjectMeta, OptimizationJob, OptimizationJobSpec, Split
+from trimtab.api.job import NAME_LIMIT, ObjectMeta, OptimizationJob, OptimizationJobSpec
+from trimtab.api.model import Split
 from trimtab.api.monitor import (
     TRIGGERS_KEPT,
     Action,
@@ -37,6 +38,7 @@ from trimtab.api.names import (
     Reason,
 )
 from trimtab.api.quantities import parse_duration
+from trimtab.api.status import Condition
 from trimtab.conditions import is_true, parse_timestamp, timestamp, with_condition
 from trimtab.decisions import Event, MonitorDecision
 from trimtab.rules import action_for, rule_file

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from trimtab.api.job import Condition, OptimizationJob, OptimizationJobStatus, TrialState, TrialStatus
+from trimtab.api.job import OptimizationJob
 from trimtab.api.names import ConditionType, EventReason, Reason
+from trimtab.api.status import Condition, OptimizationJobStatus, TrialState, TrialStatus
 from trimtab.conditions import is_true, timestamp, with_condition
 from trimtab.decisions import Event
 

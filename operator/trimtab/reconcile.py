@@ -14,10 +14,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from trimtab import narrate, plan
-from trimtab.api.job import OptimizationJob, OptimizationJobStatus, TrialState, TrialStatus, Verdict
+from trimtab.api.job import OptimizationJob
 from trimtab.api.names import ConditionType, Reason
 from trimtab.api.quantities import parse_duration
 from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.status import OptimizationJobStatus, TrialState, TrialStatus, Verdict
 from trimtab.api.work import ErrorKind, Finalist, Stage
 from trimtab.conditions import is_true, parse_timestamp, timestamp
 from trimtab.decisions import Decision, Observed, ObservedWork, Work, WorkState

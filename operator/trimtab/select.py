@@ -10,24 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from trimtab.api.job import (
-    HIGHER_IS_BETTER,
-    LATENCIES,
-    Best,
-    CandidateStatus,
-    Constraint,
-    Goal,
-    Interval,
-    Metric,
-    Objective,
-    OptimizationJobSpec,
-    OptimizationJobStatus,
-    Outcome,
-    TrialState,
-    TrialStatus,
-    parse_metric,
-)
+from trimtab.api.job import Constraint, Goal, Objective, OptimizationJobSpec
+from trimtab.api.model import HIGHER_IS_BETTER, LATENCIES, Metric, parse_metric
 from trimtab.api.quantities import parse_percent, show_duration, show_percent, show_quantity
+from trimtab.api.status import Best, CandidateStatus, Interval, OptimizationJobStatus, Outcome, TrialState, TrialStatus
 from trimtab.api.work import FINALISTS_LIMIT, Finalist
 
 QUICK_SLACK = 1.0

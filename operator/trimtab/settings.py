@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic.alias_generators import to_camel, to_snake
 
 from trimtab.api.base import Spec
-from trimtab.api.job import Name
+from trimtab.api.model import Name
 
 PREFIX = "TRIMTAB_"
 

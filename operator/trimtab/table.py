@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from trimtab.api.job import CandidateStatus, Metric, OptimizationJobStatus, TrialStatus
+from trimtab.api.model import Metric
 from trimtab.api.quantities import show_duration, show_percent, show_quantity
+from trimtab.api.status import CandidateStatus, OptimizationJobStatus, TrialStatus
 
 HEADINGS = ("candidate", "engine", "accuracy", "p50", "time ratio", "size", "outcome", "why")
 

@@ -52,7 +52,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from trimtab.api.job import ModelFormat
+from trimtab.api.model import ModelFormat
 from trimtab.api.techniques import Clip, chosen_number
 from trimtab_jobs.errors import NotApplicable
 from trimtab_jobs.model import ONNX_FILE, Model
@@ -84,7 +84,7 @@ def clip(model: Model, config: Clip, bench: Bench) -> Model:
 )
 
 ENGINE = (
-    Edit("operator/trimtab/api/job.py", "class EngineName(StrEnum):\n", '    REFERENCE = "Reference"\n'),
+    Edit("operator/trimtab/api/model.py", "class EngineName(StrEnum):\n", '    REFERENCE = "Reference"\n'),
     Edit(
         "jobs/trimtab_jobs/engines/reference.py",
         "",
@@ -187,7 +187,7 @@ def test_an_engine_is_a_name_a_class_and_a_table_line(copy: Path, digits: Path) 
 
 
 def test_the_tables_hold_what_the_contract_names() -> None:
-    from trimtab.api.job import EngineName
+    from trimtab.api.model import EngineName
     from trimtab.api.techniques import TECHNIQUES as NAMED
     from trimtab_jobs.engines import ENGINES
     from trimtab_jobs.techniques import TECHNIQUES

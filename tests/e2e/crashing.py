@@ -64,9 +64,10 @@ class CrashingOperator:
 
 @contextmanager
 def crashing_operator(
-    namespace: str, kubeconfig: Path, seed: int, log: Path, **settings: str
+    namespace: str, kubeconfig: Path, seed: int, log: Path, spared: bool = False, **settings: str
 ) -> Iterator[CrashingOperator]:
-    operator = CrashingOperator(namespace, kubeconfig, seed, log, **settings)
+    """The operator of a namespace. `spared`: it is not killed before `torment` is called."""
+    operator = CrashingOperator(namespace, kubeconfig, seed, log, spared, **settings)
     try:
         yield operator
     finally:

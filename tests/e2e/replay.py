@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from e2e.support import Namespace, get
-from trimtab.api.job import OptimizationJob, OptimizationJobStatus
+from trimtab.api.job import OptimizationJob
+from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import Report
 from trimtab.decisions import Work
 from trimtab.local import identified

@@ -55,8 +55,8 @@ def job(case: str, folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def jobs(home: Namespace, operator: None) -> Namespace:
     folder = home.claim("inputs")
-    for claim in ("published", "trimtab-store"):
-        home.claim(claim)
+    for name in ("published", "trimtab-store"):
+        home.claim(name)
     runtime, *_ = yaml.safe_load_all((EXAMPLES / "magika" / "cluster.yaml").read_text())
     home.apply(modest(runtime), *(claim(name) for name in ("inputs", "published", "trimtab-store")))
     home.apply(*(job(case, folder / case) for case in TEN))

@@ -12,7 +12,7 @@ import yaml
 from e2e.conftest import fill
 from e2e.replay import decisions, proposals, recorded, replay, run_locally
 from e2e.support import EXAMPLES, Namespace, get, kubectl
-from trimtab.api.job import OptimizationJobStatus
+from trimtab.api.status import OptimizationJobStatus
 
 pytestmark = pytest.mark.e2e
 NAMESPACE = "e2e-slice-a"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trimtab.api.job import Claim, Constraint, Metric, Verdict
+from trimtab.api.job import Constraint
+from trimtab.api.model import Metric
+from trimtab.api.status import Claim, Verdict
 from trimtab_jobs.claim import claim, paired_drop, wilson
 from trimtab_jobs.data import Array
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from networks import HEAD, RESIDUAL, empty, import_network, make_splits, stripes
-from trimtab.api.job import ModelFormat
+from trimtab.api.model import ModelFormat
 from trimtab_jobs.convert import convert
 from trimtab_jobs.errors import InvalidInput, NotApplicable
 from trimtab_jobs.model import Model

@@ -17,7 +17,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from trimtab.api.job import ComputeCapability, EngineName
+from trimtab.api.model import ComputeCapability, EngineName
 from trimtab_jobs.engines import ENGINES, EngineOptions, NotExecutable, engine
 from trimtab_jobs.errors import InvalidInput
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from bad_inputs import CENTERS, make_model, make_samples
-from trimtab.api.job import EngineName
+from trimtab.api.model import EngineName
 from trimtab_jobs.data import Split
 from trimtab_jobs.engines import EngineOptions
 from trimtab_jobs.evaluate import batch_size, measure

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from trimtab import plan
-from trimtab.api.job import EngineName, OptimizationJob
+from trimtab.api.job import OptimizationJob
+from trimtab.api.model import EngineName
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.work import MESSAGE_VARIABLE, TASK_VARIABLE, VOLUMES_VARIABLE, Report
 from trimtab.manifests import claimed

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from trimtab import plan
-from trimtab.api.job import EngineName, OptimizationJob
+from trimtab.api.job import OptimizationJob
+from trimtab.api.model import EngineName
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.manifests import claimed
 from trimtab.search import propose

@@ -9,7 +9,7 @@ import onnx
 import onnx.parser
 
 from bad_inputs import make_model
-from trimtab.api.job import ModelFormat, ModelSource
+from trimtab.api.model import ModelFormat, ModelSource
 from trimtab_jobs.model import open_model
 from trimtab_jobs.onnx_model import Input, import_source, inputs, operators
 from trimtab_jobs.store import digest_folder

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trimtab.api.job import ModelFormat
+from trimtab.api.model import ModelFormat
 from trimtab.api.techniques import Step
 from trimtab.api.work import Report, Task
 from trimtab_jobs.errors import NotApplicable

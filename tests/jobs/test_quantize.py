@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from trimtab.api.job import EngineName, ModelFormat
+from trimtab.api.model import EngineName, ModelFormat
 from trimtab.api.techniques import CalibrateMethod, Quantize
 from trimtab_jobs.calibration import BINS, entropy, percentile, thresholds
 from trimtab_jobs.data import Split, Splits

@@ -11,7 +11,8 @@ import onnx
 import pytest
 
 from bad_inputs import CENTERS, make_model, make_samples, sound_spec
-from trimtab.api.job import EngineName, ModelFormat, Verdict
+from trimtab.api.model import EngineName, ModelFormat
+from trimtab.api.status import Verdict
 from trimtab.api.work import MESSAGE_LIMIT, Finalist, Report, Task
 from trimtab_jobs.model import Model, open_model
 from trimtab_jobs.store import Store, digest_file, digest_folder

@@ -24,7 +24,8 @@ import onnxruntime
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from trimtab.api.job import Claim, EngineName, Hardware, ModelFormat, Verdict
+from trimtab.api.model import EngineName, ModelFormat
+from trimtab.api.status import Claim, Hardware, Verdict
 from trimtab.api.work import VOLUMES_VARIABLE, Finalist, JobIdentity
 from trimtab_jobs.data import Array, read_split
 from trimtab_jobs.drift.profile import Profile, make_profile

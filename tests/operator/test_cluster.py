@@ -12,8 +12,9 @@ import pytest
 from builders import broken, job_dict, make_runtime
 from kubelet import Kubelet, container_status, cuttable, ended
 from trimtab import plan
-from trimtab.api.job import Inspection, OptimizationJob
+from trimtab.api.job import OptimizationJob
 from trimtab.api.names import EventReason
+from trimtab.api.status import Inspection
 from trimtab.api.work import ErrorKind, Report, Stage
 from trimtab.cluster import client as client_module
 from trimtab.cluster import objects

@@ -13,7 +13,8 @@ import pytest
 
 from builders import job_dict, report_for, scopes
 from kubelet import node
-from trimtab.api.job import OptimizationJob, OptimizationJobStatus
+from trimtab.api.job import OptimizationJob
+from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import Report, Task
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.api.job import OptimizationJobStatus
+from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import Report
 
 

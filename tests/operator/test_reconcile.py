@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from builders import NOW, Quality, World, broken, lost, make_job, make_runtime, scopes
-from trimtab.api.job import EngineName, OptimizationJobStatus, Outcome, TrialState
+from trimtab.api.model import EngineName
+from trimtab.api.status import OptimizationJobStatus, Outcome, TrialState
 from trimtab.api.work import ErrorKind, Stage
 from trimtab.decisions import Observed, ObservedWork, Work, WorkState
 from trimtab.reconcile import ATTEMPTS, reconcile

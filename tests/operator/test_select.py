@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from builders import interval, make_job
-from trimtab.api.job import CandidateStatus, EngineName, OptimizationJobStatus, Outcome, TrialState, TrialStatus
+from trimtab.api.model import EngineName
+from trimtab.api.status import CandidateStatus, OptimizationJobStatus, Outcome, TrialState, TrialStatus
 from trimtab.api.work import FINALISTS_LIMIT
 from trimtab.select import finalists, score, select
 

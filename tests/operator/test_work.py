@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from trimtab.api.job import Claim, EngineName, Hardware, Inspection, Interval, Verdict
+from trimtab.api.model import EngineName
+from trimtab.api.status import Claim, Hardware, Inspection, Interval, Verdict
 from trimtab.api.work import (
     FINALISTS_LIMIT,
     MESSAGE_LIMIT,

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trimtab.api.job import ComputeCapability, EngineName
+from trimtab.api.model import ComputeCapability, EngineName
 
 if TYPE_CHECKING:
     import numpy as np

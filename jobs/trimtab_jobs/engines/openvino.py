@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trimtab.api.job import ModelFormat
+from trimtab.api.model import ModelFormat
 from trimtab_jobs.errors import InvalidInput
 from trimtab_jobs.model import Model
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trimtab.api.job import EngineName
+from trimtab.api.model import EngineName
 from trimtab_jobs import onnx_model
 from trimtab_jobs.data import Array
 from trimtab_jobs.drift.detector import Detector

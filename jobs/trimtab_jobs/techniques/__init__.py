@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.api.job import ModelFormat
+from trimtab.api.model import ModelFormat
 
 if TYPE_CHECKING:
     from trimtab_jobs.data import Splits

@@ -24,7 +24,7 @@ from onnx import numpy_helper
 from onnxruntime import quantization
 from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry, QLinearOpsRegistry
 
-from trimtab.api.job import ModelFormat
+from trimtab.api.model import ModelFormat
 from trimtab.api.techniques import OperatorScope, Quantize, QuantizeMethod, chosen
 from trimtab_jobs.calibration import thresholds
 from trimtab_jobs.errors import NotApplicable

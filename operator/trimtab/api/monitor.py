@@ -13,8 +13,10 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from trimtab.api.base import Pattern, Record, Rule, Spec, exactly_one, exactly_one_cel
-from trimtab.api.job import Condition, ObjectMeta, OptimizationJobSpec, Uri
+from trimtab.api.job import ObjectMeta, OptimizationJobSpec
+from trimtab.api.model import Uri
 from trimtab.api.quantities import Duration
+from trimtab.api.status import Condition
 
 MODEL_NAME = Pattern(r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", "a label value such as digits-v2")
 ModelName = Annotated[str, Field(max_length=63), MODEL_NAME]

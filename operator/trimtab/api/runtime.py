@@ -12,7 +12,8 @@ from typing import Annotated
 from pydantic import Field
 
 from trimtab.api.base import Pattern, Spec
-from trimtab.api.job import Name, ObjectMeta, Uri
+from trimtab.api.job import ObjectMeta
+from trimtab.api.model import Name, Uri
 from trimtab.api.quantities import Duration
 
 ResourceName = Annotated[str, Field(max_length=253)]

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field, create_model
 
 from trimtab.api.base import Spec
-from trimtab.api.job import Name
+from trimtab.api.model import Name
 from trimtab.api.runtime import PullPolicy, ResourceName, Resources
 from trimtab.api.schema.wire import inlined, wire_schema
 from trimtab.settings import Settings

@@ -14,17 +14,9 @@ from typing import Any
 from pydantic import Field
 
 from trimtab.api.base import Record
-from trimtab.api.job import (
-    Claim,
-    Constraint,
-    Data,
-    EngineName,
-    Hardware,
-    Inspection,
-    Interval,
-    ModelSource,
-    Target,
-)
+from trimtab.api.job import Constraint
+from trimtab.api.model import Data, EngineName, ModelSource, Target
+from trimtab.api.status import Claim, Hardware, Inspection, Interval
 from trimtab.api.techniques import Step
 
 WORK_VERSION = "v1alpha1"

@@ -1,0 +1,125 @@
+"""What a job is about: the model, its data, where it will serve, and what is measured of it.
+
+These cross every boundary: a person writes them in a job, a pod receives them in its Task.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from trimtab.api.base import Pattern, Rule, Spec
+from trimtab.api.quantities import parse_duration, parse_percent, parse_quantity
+
+URI = Pattern(r"^(file|pvc)://[^\s]+$", "a file:// or pvc:// address such as pvc://models/magika.onnx")
+NAME = Pattern(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "a Kubernetes name such as cpu-small")
+FACTORY = Pattern(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", "a module:function such as digits:build")
+Uri = Annotated[str, Field(max_length=1024, examples=["pvc://models/magika.onnx"]), URI]
+Name = Annotated[str, Field(max_length=253), NAME]
+
+
+class ModelFormat(StrEnum):
+    ONNX = "ONNX"
+    PYTORCH = "PyTorch"
+
+
+class EngineName(StrEnum):
+    ONNXRUNTIME = "ONNXRuntime"
+    OPENVINO = "OpenVINO"
+    TENSORRT = "TensorRT"
+
+
+class ComputeCapability(StrEnum):
+    """The GPU generations whose engines were built in the tests (none was executed: see docs/testing.md)."""
+
+    SM80 = "SM80"
+    SM86 = "SM86"
+    SM89 = "SM89"
+    SM120 = "SM120"
+
+
+class Metric(StrEnum):
+    """What is measured: accuracy on the split, latency of one request in the engine, size of what the engine loads."""
+
+    ACCURACY = "accuracy"
+    LATENCY_P50 = "latencyP50"
+    LATENCY_P95 = "latencyP95"
+    SIZE = "size"
+
+
+HIGHER_IS_BETTER = frozenset({Metric.ACCURACY})
+LATENCIES = frozenset({Metric.LATENCY_P50, Metric.LATENCY_P95})
+
+
+def parse_metric(metric: Metric, text: str) -> float:
+    """A bound in the unit of its metric: a fraction, seconds or bytes."""
+    if metric in LATENCIES:
+        return parse_duration(text)
+    return parse_quantity(text) if metric == Metric.SIZE else parse_percent(text)
+
+
+class ModelSource(Spec):
+    """A trained model."""
+
+    rules: ClassVar = (
+        Rule(
+            "(self.format == 'PyTorch') == has(self.factory)",
+            "a PyTorch model needs factory, the function that builds the module before its weights are loaded; "
+            "an ONNX model has none",
+            lambda m: (m.format == ModelFormat.PYTORCH) == (m.factory is not None),
+        ),
+    )
+    uri: Uri = Field(description="An .onnx file, or the .safetensors weights of a PyTorch module.")
+    format: ModelFormat = Field(description="ONNX or PyTorch.")
+    factory: Annotated[str, Field(max_length=256), FACTORY] | None = Field(
+        None, description="For PyTorch: module:function, called without arguments, returns the torch.nn.Module."
+    )
+    code: Uri | None = Field(None, description="For PyTorch: the .py file that holds the factory's module.")
+
+
+class Split(Spec):
+    """A part of the data: an .npz file of arrays keyed by the model's input names, and `labels`."""
+
+    uri: Uri = Field(description="An .npz file.")
+
+
+class Data(Spec):
+    """Disjoint splits. The search sees `evaluation`; the claim is made once, on `holdout`."""
+
+    calibration: Split | None = Field(None, description="Activation ranges for static quantization come from here.")
+    train: Split | None = Field(None, description="Only needed where a technique trains.")
+    evaluation: Split = Field(description="What the search sees.")
+    holdout: Split = Field(description="What the published claim is measured on, once.")
+
+    def named(self) -> dict[str, Split]:
+        """The splits that are given, by name."""
+        return {name: split for name in type(self).model_fields if (split := getattr(self, name)) is not None}
+
+
+class Device(StrEnum):
+    CPU = "CPU"
+    GPU = "GPU"
+
+
+class RuntimeRef(Spec):
+    """Names the OptimizationRuntime."""
+
+    name: Name = Field(description="An OptimizationRuntime in the same namespace.")
+
+
+class Target(Spec):
+    """Where the model will serve."""
+
+    engines: list[EngineName] = Field(
+        [EngineName.ONNXRUNTIME],
+        min_length=1,
+        max_length=8,
+        description="Every candidate is measured on each. The first is the one the baseline is measured on.",
+    )
+    device: Device = Field(Device.CPU, description="The kind of node that trials run on.")
+    compute_capability: ComputeCapability = Field(
+        ComputeCapability.SM89, description="The GPU that TensorRT engines are built for."
+    )
+    runtime_ref: RuntimeRef = Field(RuntimeRef(name="default"), description="How and where the pods run.")

@@ -1,0 +1,165 @@
+"""What the operator remembers of a job.
+
+The status is its whole memory: every decision reads the spec and the status and nothing else, so a restarted operator,
+and a laptop replaying a cluster's measurements, decide the same. Measurements are stored as decimal strings of six
+digits, and decisions read those, never the more precise numbers of a pod's report.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from trimtab.api.base import Record
+from trimtab.api.model import EngineName, Metric
+from trimtab.api.quantities import Decimal
+
+
+class Outcome(StrEnum):
+    """How a candidate ends."""
+
+    FEASIBLE = "Feasible"
+    DOMINATED = "Dominated"
+    INFEASIBLE = "Infeasible"
+    SKIPPED = "Skipped"
+    INCONCLUSIVE = "Inconclusive"
+    FAILED = "Failed"
+
+
+class TrialState(StrEnum):
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    SKIPPED = "Skipped"
+    FAILED = "Failed"
+
+
+class Condition(Record):
+    """metav1.Condition."""
+
+    type: str
+    status: str
+    observed_generation: int = 0
+    last_transition_time: str = ""
+    reason: str
+    message: str = ""
+
+
+class Interval(Record):
+    """An estimate with its 95% interval."""
+
+    estimate: Decimal
+    low: Decimal
+    high: Decimal
+
+
+class CandidateStatus(Record):
+    """One trial's model on one engine: what can be chosen."""
+
+    engine: EngineName
+    metrics: dict[str, Decimal] = Field({}, description="By metric name, in fractions, seconds and bytes.")
+    time_ratio: Interval | None = Field(
+        None, description="Median latency relative to the baseline, measured interleaved with it in the playoff."
+    )
+    outcome: Outcome | None = None
+    message: str = ""
+
+    def metric(self, metric: Metric) -> float:
+        """The measured value; `KeyError` where the engine did not execute."""
+        return float(self.metrics[metric.value])
+
+
+class TrialStatus(Record):
+    """One point of the space. Trial 0 is the input model: it has no settings and is measured by Inspect."""
+
+    index: int
+    state: TrialState
+    settings: dict[str, str] = {}
+    artifact: str = Field("", description="The digest of the model this trial made.")
+    candidates: list[CandidateStatus] = []
+    message: str = ""
+
+
+class Inspection(Record):
+    """What the Inspect pod found: the operator itself never opens a model."""
+
+    model_digest: str = ""
+    data_digests: dict[str, str] = {}
+    samples: dict[str, int] = {}
+    operators: dict[str, int] = Field({}, description="How many nodes of each ONNX operator.")
+    inputs: dict[str, str] = Field({}, description="Name to dtype and shape, such as float32[N,64].")
+
+
+class Best(Record):
+    """The winner, in words and in numbers."""
+
+    trial: int
+    engine: EngineName
+    artifact: str
+    name: str = Field("", description="Trial and engine in short, such as trial-2/ONNXRuntime or input/OpenVINO.")
+    speed_up: Annotated[str, Field(description="Baseline time over the winner's, such as 1.52x.")] = ""
+    accuracy: str = ""
+    size: str = ""
+    message: str = ""
+
+
+class Verdict(StrEnum):
+    HOLDS = "Holds"
+    INCONCLUSIVE = "Inconclusive"
+    VIOLATED = "Violated"
+
+
+class Claim(Record):
+    """What was found on the holdout split: the accuracy of both models on the same samples."""
+
+    samples: int = 0
+    baseline: Decimal = "0"
+    winner: Decimal = "0"
+    drop: Interval | None = None
+    verdict: Verdict
+    message: str = ""
+
+
+class Published(Record):
+    uri: str
+    digest: str
+
+
+class Hardware(Record):
+    """Where measurements were made. Ratios from two machines are not comparable."""
+
+    cpu: str = ""
+    flags: list[str] = Field([], description="The vector extensions that decide how fast integers are.")
+    threads: int = 0
+    versions: dict[str, str] = {}
+
+
+class Cost(Record):
+    pod_seconds: Decimal = "0"
+
+
+class OptimizationJobStatus(Record):
+    """The operator's memory of a job."""
+
+    observed_generation: int = 0
+    conditions: list[Condition] = []
+    start_time: str | None = None
+    completion_time: str | None = None
+    inspection: Inspection | None = None
+    trials: list[TrialStatus] = []
+    playoff_done: bool = False
+    control_ratio: Interval | None = Field(
+        None, description="The baseline against itself in the playoff: what a ratio of 1 looks like on this machine."
+    )
+    best: Best | None = None
+    nearest_miss: str = Field("", description="Where nothing is feasible: the closest candidate and what binds it.")
+    claim: Claim | None = None
+    published: Published | None = None
+    hardware: Hardware | None = None
+    cost: Cost = Cost()
+    state: str = Field("", description="The reason of the summary condition, for kubectl get.")
+
+    def wire(self) -> dict[str, Any]:
+        """The JSON form for a PATCH: what is unset is null, so that a merge patch also clears it."""
+        return self.model_dump(mode="json", by_alias=True)
