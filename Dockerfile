@@ -20,7 +20,8 @@ WORKDIR /tmp
 
 FROM python AS project
 # The build backend comes once here instead of with each change of sources.
-RUN python3 -m venv /pip && /pip/bin/pip install --upgrade setuptools
+COPY locks/setuptools.txt /locks/
+RUN python3 -m venv /pip && /pip/bin/pip install --require-hashes -r /locks/setuptools.txt
 COPY pyproject.toml README.md LICENSE /source/
 COPY operator /source/operator
 COPY jobs /source/jobs

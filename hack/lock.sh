@@ -24,6 +24,8 @@ lock jobs-torch torch
 lock jobs-tensorrt tensorrt
 lock server server
 
-# uv itself comes first, by pip.
-echo uv | .venv/bin/uv pip compile - --constraint locks/all.txt --python-version 3.11 --generate-hashes \
-    --no-emit-index-url --no-annotate --quiet --custom-compile-command "hack/lock.sh" --output-file locks/uv.txt
+# What pip installs before anything else: uv here, and setuptools in the images, where it builds the wheel.
+for tool in uv setuptools; do
+    echo $tool | .venv/bin/uv pip compile - --constraint locks/all.txt --python-version 3.11 --generate-hashes \
+        --no-emit-index-url --no-annotate --quiet --custom-compile-command "hack/lock.sh" --output-file "locks/$tool.txt"
+done

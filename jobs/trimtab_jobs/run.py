@@ -12,6 +12,7 @@ is found by its digest.
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import time
 import traceback
@@ -117,6 +118,8 @@ def run(task: Task) -> Report:
         report = failed(task.stage, Temporary("memory ran out: raise the runtime's memory limit"))
     except ModuleNotFoundError as missing:
         report = failed(task.stage, InvalidInput(f"this image has no {missing.name}: name a runtime whose image has"))
+    except PermissionError as denied:
+        report = failed(task.stage, InvalidInput(f"{denied.filename}: no permission: let user {os.getuid()} read it"))
     except Exception as error:
         traceback.print_exc()
         report = failed(task.stage, Crashed(f"{type(error).__name__}: {error}"))

@@ -27,15 +27,18 @@ ENDED = frozenset(
 """The reasons of a flow that ran to its end. That nothing is feasible is a result, not a failure."""
 
 
-def progressed(job: OptimizationJob, reason: Reason, now: datetime) -> OptimizationJobStatus:
-    """The status with its conditions set for a job that is under way, suspended or complete."""
+def progressed(job: OptimizationJob, reason: Reason, now: datetime, stuck: str = "") -> OptimizationJobStatus:
+    """The status with its conditions set for a job that is under way, suspended or complete.
+
+    `stuck` says which pods wait for something, and what.
+    """
     status = job.status
     ended = reason in ENDED
     told = {
         ConditionType.ACCEPTED: (True, Reason.SPEC_ACCEPTED, "") if status.inspection else (None, Reason.PENDING, ""),
         ConditionType.CANDIDATE_SELECTED: _selected(status),
         ConditionType.PUBLISHED: _published(status, ended),
-        ConditionType.COMPLETE: (ended, reason, summary(status) if ended else _under_way(status)),
+        ConditionType.COMPLETE: (ended, reason, summary(status) if ended else _under_way(status, stuck)),
         ConditionType.FAILED: (False, reason, ""),
         ConditionType.SUSPENDED: _suspended(job),
     }
@@ -113,10 +116,11 @@ def _suspended(job: OptimizationJob) -> Told:
     return False, Reason.RESUMED if resumed else Reason.PENDING, ""
 
 
-def _under_way(status: OptimizationJobStatus) -> str:
+def _under_way(status: OptimizationJobStatus, stuck: str) -> str:
     tried = status.trials[1:]
     done = sum(trial.state != TrialState.RUNNING for trial in tried)
-    return f"{done} of {len(tried)} trials finished" if tried else ""
+    count = f"{done} of {len(tried)} trials finished" if tried else ""
+    return "; ".join(text for text in (count, stuck) if text)
 
 
 def summary(status: OptimizationJobStatus) -> str:

@@ -63,8 +63,14 @@ def reconcile(job: OptimizationJob, observed: Observed, now: datetime) -> Decisi
     except Ended as ended:
         return _decide(job, narrate.failed(current, ended.reason, str(ended), now), delete=active)
     current = current.model_copy(update={"status": progress.status})
-    status = narrate.progressed(current, progress.reason or _outcome(progress.status), now)
+    status = narrate.progressed(current, progress.reason or _outcome(progress.status), now, _stuck(observed))
     return _decide(job, status, create=progress.create, requeue_after=_time_left(current, now))
+
+
+def _stuck(observed: Observed) -> str:
+    """What active work waits for: an image that cannot be pulled, a node with room."""
+    waiting = [seen for seen in observed.works if seen.state == WorkState.ACTIVE and seen.message]
+    return "; ".join(f"{seen.work.name} waits: {seen.message}" for seen in waiting)
 
 
 def is_finished(status: OptimizationJobStatus) -> bool:

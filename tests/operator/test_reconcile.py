@@ -193,6 +193,17 @@ def test_suspend_deletes_what_runs_and_resume_goes_on() -> None:
     assert world.condition("Suspended")[:2] == ("False", "Resumed")
 
 
+def test_a_pod_that_cannot_start_is_told_of() -> None:
+    world = World(make_job())
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE, None, "ImagePullBackOff: no such image")
+    world.run()
+    assert world.condition("Complete") == (
+        "False",
+        "Inspecting",
+        "m-01234567-inspect-0 waits: ImagePullBackOff: no such image",
+    )
+
+
 def test_the_deadline_ends_the_job_and_its_pods() -> None:
     world = World(make_job(budget={"deadline": "1h"}))
     world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE)
