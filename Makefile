@@ -63,9 +63,12 @@ cluster: .venv/all packages tools ## Build (once) and start a real Kubernetes co
 cluster-down: .venv/all ## Stop it and leave nothing behind
 	$(BIN)/python -m lab down
 
-.PHONY: e2e
-e2e: cluster ## Build the images and run the suite on the cluster
+.PHONY: images
+images: cluster ## Build the images from the Dockerfile and load them into the node
 	$(BIN)/python -m lab images
+
+.PHONY: e2e
+e2e: images ## Run the suite on the cluster
 	$(BIN)/pytest -n 2 --dist loadgroup -m e2e
 
 .PHONY: bench-startup

@@ -54,13 +54,17 @@ class MonitorWorld:
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
-    def finish(self, kind: str = "Complete") -> None:
+    def finish(self, kind: str = "Complete", reason: str = "", message: str = "") -> None:
         """End every job that runs."""
         for name, job in self.jobs.items():
             ended = OptimizationJobStatus(
-                conditions=[Condition(type=kind, status="True", reason=kind)], completion_time=timestamp(self.now)
+                conditions=[Condition(type=kind, status="True", reason=reason or kind, message=message)],
+                completion_time=timestamp(self.now),
             )
             self.jobs[name] = job if job.status.conditions else job.model_copy(update={"status": ended})
+
+    def delete_jobs(self) -> None:
+        self.jobs.clear()
 
     def respecify(self, **spec: Any) -> None:
         metadata = self.monitor.metadata

@@ -1,7 +1,8 @@
 """Send the rows of an .npz file to a model server: `traffic.py http://magika:8080 magika rows.npz --rows 2000`.
 
-Bounded in rate and count. Rows are sent in order and over again; `labels` are left out. The last line says how many
-were answered and how fast.
+Bounded in rate and count. Rows are sent in order and over again; `labels` are left out. With `--drifted` only the rows
+of every second label are sent: the world lost half of its classes. The last line says how many were answered and how
+fast.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ Arrays = dict[str, np.ndarray]
 
 def main() -> None:
     given = arguments()
-    with np.load(given.file) as stored:
-        arrays = {name: stored[name] for name in stored.files if name != "labels"}
+    arrays = read(given.file, given.drifted)
     url = f"{given.server}/v2/models/{given.model}/infer"
     codes, seconds = Counter[int](), []
     began = time.monotonic()
@@ -37,6 +37,18 @@ def main() -> None:
     p50, p95 = np.percentile(seconds, [50, 95]) * 1000
     answers = ", ".join(f"{count} × {code}" for code, count in sorted(codes.items()))
     print(f"{given.rows} rows: {answers}; p50 {p50:.2f} ms, p95 {p95:.2f} ms a request")
+
+
+def read(file: str, drifted: bool) -> Arrays:
+    with np.load(file) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    labels = arrays.pop("labels", None)
+    if not drifted:
+        return arrays
+    if labels is None:
+        raise SystemExit(f"{file}: no array `labels`, which --drifted chooses rows by; leave it out or add them")
+    chosen = np.isin(labels, np.unique(labels)[::2])
+    return {name: array[chosen] for name, array in arrays.items()}
 
 
 def batches(arrays: Arrays, rows: int, size: int) -> Iterator[Arrays]:
@@ -77,6 +89,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=1000, help="how many rows in all (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=8, help="rows per request (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=100.0, help="rows per second at most (default: %(default)s)")
+    parser.add_argument("--drifted", action="store_true", help="send only rows of every second label")
     return parser.parse_args()
 
 

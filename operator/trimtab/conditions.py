@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from trimtab.api.names import ConditionType
 from trimtab.api.status import Condition
 
 
@@ -24,6 +25,11 @@ def find(conditions: Sequence[Condition], kind: str) -> Condition | None:
 def is_true(conditions: Sequence[Condition], kind: str) -> bool:
     found = find(conditions, kind)
     return found is not None and found.status == "True"
+
+
+def is_finished(conditions: Sequence[Condition]) -> bool:
+    """Whether these are the conditions of an OptimizationJob that ended, well or badly."""
+    return any(is_true(conditions, kind) for kind in (ConditionType.COMPLETE, ConditionType.FAILED))
 
 
 def with_condition(conditions: Sequence[Condition], new: Condition, now: datetime) -> list[Condition]:

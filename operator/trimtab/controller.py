@@ -38,13 +38,13 @@ from trimtab.api.work import ErrorKind, Report, WorkError
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
 from trimtab.cluster.pods import Pods, record_of
-from trimtab.conditions import with_condition
+from trimtab.conditions import is_finished, with_condition
 from trimtab.decisions import Event, Observed, ObservedWork, Work, WorkState
 from trimtab.errors import ClusterError, Conflict, NotFound, Refused
 from trimtab.manifests import job_manifest, metadata_of, optimization_job_manifest, rule_manifest
 from trimtab.monitoring import reconcile_monitor
 from trimtab.queue import WorkQueue
-from trimtab.reconcile import is_finished, reconcile
+from trimtab.reconcile import reconcile
 from trimtab.world import Key, Kind, World, name_of
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class Controller:
 
     async def _works(self, key: Key, job: OptimizationJob, now: datetime) -> tuple[ObservedWork, ...]:
         records = self._world.works.of(job.metadata.uid)
-        if is_finished(job.status):
+        if is_finished(job.status.conditions):
             # Its results are in the status; only what still runs matters.
             for record in records:
                 self.pods.forget(record.uid)

@@ -47,6 +47,8 @@ class Feeds:
     """Versions, by UID, that the last audit saw and no watch had brought."""
     dead: list[str] = field(default_factory=list)
     """Watches that the last audit found dead, in words."""
+    synchronized: bool = False
+    """Whether the world is known; before that, what is not in it may well exist."""
 
     async def load(self) -> None:
         """Fill the world with our kinds as they are. Decisions made before that would be made on half a view."""
@@ -55,6 +57,9 @@ class Feeds:
                 async for change in listing(self.client, resource.path(namespace)):
                     if isinstance(change, Seen):
                         self.seen(kind, change.object)
+
+    def serves(self, namespace: str) -> bool:
+        return None in self.namespaces or namespace in self.namespaces
 
     def seen(self, kind: Kind, item: Object) -> None:
         """An object of our kinds was created, changed or listed."""

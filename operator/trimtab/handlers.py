@@ -44,11 +44,14 @@ logger = logging.getLogger(__name__)
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises SystemExit where the cluster refuses what cannot be done without."""
     logs.configure(settings.log_level, settings.log_format)
+    refusals: list[str] = []
     try:
         asyncio.run(operate(settings))
     except* ClusterError as errors:
-        logger.critical("%s", "; ".join(str(error) for error in errors.exceptions))
-        raise SystemExit(1) from None
+        refusals = [str(error) for error in errors.exceptions]
+    if refusals:  # outside, or what is raised comes as a group with a traceback
+        logger.critical("%s", "; ".join(refusals))
+        raise SystemExit(1)
 
 
 async def operate(settings: Settings) -> None:
@@ -104,6 +107,7 @@ async def _synchronize(feeds: Feeds, group: asyncio.TaskGroup, tasks: list[async
         listed = asyncio.Event()
         tasks.append(group.create_task(feeds.follow_jobs(namespace, listed), name=f"Jobs of {namespace or 'all'}"))
         await listed.wait()
+    feeds.synchronized = True
 
 
 def _timed(

@@ -25,11 +25,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from trimtab.api.job import ObjectMeta, OptimizationJob
+from trimtab.api.names import ConditionType
 from trimtab.api.runtime import OptimizationRuntime, OptimizationRuntimeSpec, Store
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import MESSAGE_VARIABLE, TASK_VARIABLE, VOLUMES_VARIABLE, Report, Task
+from trimtab.conditions import is_finished, is_true
 from trimtab.decisions import Decision, Event, Observed, ObservedWork, Work, WorkState
-from trimtab.reconcile import is_finished, reconcile
+from trimtab.reconcile import reconcile
 
 Tell = Callable[[Event], None]
 
@@ -43,12 +45,14 @@ def run_local(job: OptimizationJob, folder: Path, volumes: Mapping[str, Path], t
 
     Raises CannotRun for a claim without a folder, a folder that cannot be written, and one that another run holds.
     """
+    if job.spec.suspend:
+        raise CannotRun("spec.suspend: true: nothing would run; set it to false")
     _check_claims(job, volumes)
     folder = folder.resolve()
     with _lock(folder):
         machine = Machine(identified(job, folder), folder, dict(volumes))
         try:
-            while not is_finished(machine.job.status):
+            while not is_finished(machine.job.status.conditions):
                 decision = reconcile(machine.job, machine.observe(), datetime.now(UTC))
                 machine.carry_out(decision, tell)
                 machine.wait(decision.requeue_after)
@@ -88,7 +92,10 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def identified(job: OptimizationJob, folder: Path) -> OptimizationJob:
-    """The job with a UID made from its spec, and the status an earlier run of the same spec left in the folder."""
+    """The job with a UID made from its spec, and the status an earlier run of the same spec left in the folder.
+
+    A run that failed is begun again: whoever asks for that has changed something, a file or the machine.
+    """
     uid = sha256(json.dumps(job.spec.wire(), sort_keys=True).encode()).hexdigest()[:32]
     metadata = ObjectMeta(name=job.metadata.name, namespace=job.metadata.namespace, uid=uid)
     return job.model_copy(update={"metadata": metadata, "status": _stored_status(folder / "status.json", uid)})
@@ -98,7 +105,8 @@ def _stored_status(path: Path, uid: str) -> OptimizationJobStatus:
     if not path.exists():
         return OptimizationJobStatus()
     stored = json.loads(path.read_text())
-    return OptimizationJobStatus.model_validate(stored["status"] if stored["uid"] == uid else {})
+    status = OptimizationJobStatus.model_validate(stored["status"] if stored["uid"] == uid else {})
+    return OptimizationJobStatus() if is_true(status.conditions, ConditionType.FAILED) else status
 
 
 @dataclass
@@ -116,21 +124,27 @@ class Machine:
         return OptimizationRuntime(metadata=ObjectMeta(name=self.job.spec.target.runtime_ref.name), spec=spec)
 
     def observe(self) -> Observed:
-        """Every piece of this job's work that runs or has ended. Interrupted work is as good as never started."""
+        """Every piece of this job's work that runs or has ended.
+
+        What an earlier run left interrupted or failed is as good as never started.
+        """
         folders = sorted((self.folder / "work").glob(f"{self.job.metadata.name}-{self.job.metadata.uid[:8]}-*"))
         seen = (self._observe(path) for path in folders)
         return Observed(self.runtime, tuple(work for work in seen if work))
 
     def _observe(self, path: Path) -> ObservedWork | None:
+        if not (path / "task.json").exists():
+            return None
         task = Task.model_validate_json((path / "task.json").read_text())
         work = Work(path.name, task, int(path.name.rsplit("-", 1)[1]))
         process = self.processes.get(work.name)
         if process and process.poll() is None:
             return ObservedWork(work, WorkState.ACTIVE)
         report = _read_report(path / "message")
-        if report:
-            return ObservedWork(work, WorkState.FAILED if report.error else WorkState.SUCCEEDED, report)
-        return ObservedWork(work, WorkState.FAILED, None, _ending(process, path / "log")) if process else None
+        if report and not report.error:
+            return ObservedWork(work, WorkState.SUCCEEDED, report)
+        message = _ending(process, path / "log") if process else ""
+        return ObservedWork(work, WorkState.FAILED, report, message) if process else None
 
     def carry_out(self, decision: Decision, tell: Tell) -> None:
         """Start, stop, write the status once if it changed, then tell."""

@@ -29,6 +29,7 @@ from trimtab.api.names import (
     RULES_LABEL,
     STAGE_LABEL,
     TRIAL_LABEL,
+    label_value,
 )
 from trimtab.api.quantities import parse_duration
 from trimtab.api.runtime import OptimizationRuntime
@@ -41,7 +42,6 @@ CONTAINER = "work"
 USER = 65532
 """The `nonroot` of distroless images; the Dockerfile uses the same."""
 
-LABEL_LIMIT = 63
 Manifest = dict[str, Any]
 
 
@@ -150,11 +150,6 @@ def controller_of(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def metadata_of(raw: Mapping[str, Any]) -> ObjectMeta:
     """An object's metadata, readable even if the rest of it is not."""
     return ObjectMeta.model_validate(raw["metadata"])
-
-
-def label_value(text: str) -> str:
-    """An object's name (at most 253 characters) as a label's value (at most 63). For people: select by UID."""
-    return text[:LABEL_LIMIT].rstrip("-.")
 
 
 def _common_labels(component: str, instance: str) -> dict[str, str]:

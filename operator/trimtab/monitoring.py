@@ -3,7 +3,8 @@
 An alert becomes a trigger in the status (`record`) and leads to at most one OptimizationJob, whose name is made of the
 monitor's UID and the trigger's key: creating it twice is creating it once. Between an alert and its job stand three
 guards, asked in this order: the monitor is suspended, a job of it is still running, the cooldown has not passed. A
-trigger that waits is kept with the reason; one that resolves while it waits is never started.
+trigger that waits is kept with the reason; one that resolves while it waits is never started. One whose job
+failed says so, and starts another once somebody has deleted that job.
 
 The cooldown begins anew when a job ends: only then can the alert see the new model, and its end takes minutes to get
 here, for Alertmanager gathers notifications.
@@ -12,7 +13,7 @@ here, for Alertmanager gathers notifications.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -36,10 +37,11 @@ from trimtab.api.names import (
     EventReason,
     MonitorConditionType,
     Reason,
+    label_value,
 )
 from trimtab.api.quantities import parse_duration
 from trimtab.api.status import Condition
-from trimtab.conditions import is_true, parse_timestamp, timestamp, with_condition
+from trimtab.conditions import find, is_finished, is_true, parse_timestamp, timestamp, with_condition
 from trimtab.decisions import Event, MonitorDecision
 from trimtab.rules import action_for, rule_file
 
@@ -58,14 +60,14 @@ class Hold:
 
 def reconcile_monitor(monitor: ModelMonitor, jobs: Sequence[OptimizationJob], now: datetime) -> MonitorDecision:
     """Decide. Pure; `jobs` are those that carry the monitor's UID as a label. Deciding again changes nothing."""
-    known = monitor.model_copy(update={"status": _adopt(monitor.status, jobs)})
+    known = monitor.model_copy(update={"status": _released(_adopt(monitor.status, jobs), jobs)})
     hold = _hold(known, jobs, now)
     waiting = _waiting(known.status)
     create = _job(known, waiting[0]) if waiting and not hold else None
     if create:
         known = monitor.model_copy(update={"status": _started(known.status, waiting[0], create, now)})
         hold = _running(create)
-    status = _told(known, hold, now)
+    status = _told(known, jobs, hold, now)
     return MonitorDecision(
         status,
         rule=rule_file(monitor),
@@ -135,6 +137,17 @@ def _adopt(status: ModelMonitorStatus, jobs: Sequence[OptimizationJob]) -> Model
     return status
 
 
+def _released(status: ModelMonitorStatus, jobs: Sequence[OptimizationJob]) -> ModelMonitorStatus:
+    """Deleting a failed job gives its trigger back. One that completed may go, and the incident has had its job.
+
+    Of a deleted job only the trigger's message tells how it ended.
+    """
+    names = {job.metadata.name for job in jobs}
+    again = {t.key for t in _firing(status) if t.job not in names and t.message.startswith(_failed(t))}
+    triggers = [t.model_copy(update={"job": ""}) if t.key in again else t for t in status.triggers]
+    return status.model_copy(update={"triggers": triggers})
+
+
 def _started(
     status: ModelMonitorStatus, trigger: TriggerStatus, job: OptimizationJob, now: datetime
 ) -> ModelMonitorStatus:
@@ -147,7 +160,7 @@ def _hold(monitor: ModelMonitor, jobs: Sequence[OptimizationJob], now: datetime)
     """The guards, in the order they are asked."""
     if monitor.spec.suspend:
         return Hold(Reason.SUSPENDED, "spec.suspend is true: alerts are recorded, and nothing is started")
-    running = next((job for job in jobs if not _is_finished(job)), None)
+    running = next((job for job in jobs if not is_finished(job.status.conditions)), None)
     if running:
         return _running(running)
     since = [monitor.status.last_job_time, *(job.status.completion_time for job in jobs)]
@@ -164,17 +177,13 @@ def _running(job: OptimizationJob) -> Hold:
     return Hold(Reason.REOPTIMIZING, f"job {job.metadata.name} is running, and there is one at a time")
 
 
-def _is_finished(job: OptimizationJob) -> bool:
-    return any(is_true(job.status.conditions, kind) for kind in (ConditionType.COMPLETE, ConditionType.FAILED))
-
-
 def _job(monitor: ModelMonitor, trigger: TriggerStatus) -> OptimizationJob:
     owner = monitor.metadata
     digest = "-" + hashlib.sha256(f"{owner.uid}/{trigger.key}".encode()).hexdigest()[:8]
     metadata = ObjectMeta(
         name=owner.name[: NAME_LIMIT - len(digest)].rstrip("-.") + digest,
         namespace=owner.namespace,
-        labels={MONITOR_LABEL: owner.name[:63].rstrip("-."), MONITOR_UID_LABEL: owner.uid},
+        labels={MONITOR_LABEL: label_value(owner.name), MONITOR_UID_LABEL: owner.uid},
         annotations={TRIGGER_ANNOTATION: trigger.key},
     )
     return OptimizationJob(metadata=metadata, spec=_job_spec(monitor, trigger))
@@ -189,18 +198,21 @@ def _job_spec(monitor: ModelMonitor, trigger: TriggerStatus) -> OptimizationJobS
     return spec.model_copy(update={"data": spec.data.model_copy(update={"calibration": captured})})
 
 
-def _told(monitor: ModelMonitor, hold: Hold | None, now: datetime) -> ModelMonitorStatus:
+def _told(
+    monitor: ModelMonitor, jobs: Sequence[OptimizationJob], hold: Hold | None, now: datetime
+) -> ModelMonitorStatus:
     """The status with everything that people read in it."""
     status, generation = monitor.status, monitor.metadata.generation
+    failures = _failures(status, jobs)
     summary = _summary(status, hold)
     conditions = status.conditions
-    for condition in (_ready(monitor), _triggered(status, summary)):
+    for condition in (_ready(monitor, failures), _triggered(status, summary)):
         conditions = with_condition(conditions, condition.model_copy(update={"observed_generation": generation}), now)
     return status.model_copy(
         update={
             "observed_generation": generation,
             "conditions": conditions,
-            "triggers": [t.model_copy(update={"message": _message(t, hold)}) for t in status.triggers],
+            "triggers": [t.model_copy(update={"message": _message(t, failures, hold)}) for t in status.triggers],
             "rule": f"trimtab-{monitor.metadata.name[:200].rstrip('-.')}-rules",
             "state": summary.value,
         }
@@ -214,14 +226,29 @@ def _summary(status: ModelMonitorStatus, hold: Hold | None) -> Reason:
     return Reason.TRIGGERED if _firing(status) else Reason.WATCHING
 
 
-def _ready(monitor: ModelMonitor) -> Condition:
+def _failures(status: ModelMonitorStatus, jobs: Sequence[OptimizationJob]) -> dict[str, str]:
+    """What went wrong with the job of each trigger that still fires, by the trigger's key: it will not go away."""
+    failed = {job.metadata.name: find(job.status.conditions, ConditionType.FAILED) for job in jobs}
+    return {
+        trigger.key: f"{_failed(trigger)} {why.reason}: {why.message}; fix it and delete the job to try again"
+        for trigger in _firing(status)
+        if (why := failed.get(trigger.job)) and why.status == "True"
+    }
+
+
+def _failed(trigger: TriggerStatus) -> str:
+    return f"job {trigger.job} failed:"
+
+
+def _ready(monitor: ModelMonitor, failures: Mapping[str, str]) -> Condition:
     watched = " and ".join(sorted({trigger.kind for trigger in monitor.spec.triggers}))
     suspended = monitor.spec.suspend
+    failed = Reason.JOB_FAILED if failures else Reason.WATCHING
     return Condition(
         type=MonitorConditionType.READY,
-        status=str(not suspended),
-        reason=Reason.SUSPENDED if suspended else Reason.WATCHING,
-        message=f"the {watched} of model {monitor.spec.target.model} is watched",
+        status=str(not suspended and not failures),
+        reason=Reason.SUSPENDED if suspended else failed,
+        message="; ".join(failures.values()) or f"the {watched} of model {monitor.spec.target.model} is watched",
     )
 
 
@@ -236,9 +263,9 @@ def _triggered(status: ModelMonitorStatus, summary: Reason) -> Condition:
     )
 
 
-def _message(trigger: TriggerStatus, hold: Hold | None) -> str:
+def _message(trigger: TriggerStatus, failures: Mapping[str, str], hold: Hold | None) -> str:
     if trigger.job:
-        return ""
+        return failures.get(trigger.key, "")
     if trigger.state == TriggerState.RESOLVED:
         return f"{Reason.RESOLVED.value}: it was over before a job could start"
     return str(hold) if hold else ""

@@ -47,14 +47,27 @@ def progressed(job: OptimizationJob, reason: Reason, now: datetime, stuck: str =
 
 
 def failed(job: OptimizationJob, reason: Reason, message: str, now: datetime) -> OptimizationJobStatus:
-    """The status of a job that cannot go on."""
+    """The status of a job that cannot go on. What still ran has failed with it."""
     told: dict[ConditionType, Told] = {
         ConditionType.FAILED: (True, reason, message),
         ConditionType.COMPLETE: (False, reason, message),
+        ConditionType.CANDIDATE_SELECTED: (bool(job.status.best), reason, ""),
+        ConditionType.PUBLISHED: (bool(job.status.published), reason, ""),
     }
     if reason == Reason.INVALID_INPUT and not job.status.inspection:
         told = {ConditionType.ACCEPTED: (False, reason, message), **told}
-    return _told(job, told, now).model_copy(update={"state": reason.value, "completion_time": timestamp(now)})
+    update = {
+        "trials": [_stopped(trial, reason) for trial in job.status.trials],
+        "state": reason.value,
+        "completion_time": timestamp(now),
+    }
+    return _told(job, told, now).model_copy(update=update)
+
+
+def _stopped(trial: TrialStatus, reason: Reason) -> TrialStatus:
+    if trial.state != TrialState.RUNNING:
+        return trial
+    return trial.model_copy(update={"state": TrialState.FAILED, "message": f"the job ended: {reason.value}"})
 
 
 def waiting_for_runtime(job: OptimizationJob, now: datetime) -> OptimizationJobStatus:

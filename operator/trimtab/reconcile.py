@@ -15,12 +15,12 @@ from typing import Any
 
 from trimtab import narrate, plan
 from trimtab.api.job import OptimizationJob
-from trimtab.api.names import ConditionType, Reason
+from trimtab.api.names import Reason
 from trimtab.api.quantities import parse_duration
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.status import OptimizationJobStatus, TrialState, TrialStatus, Verdict
 from trimtab.api.work import ErrorKind, Finalist, Stage
-from trimtab.conditions import is_true, parse_timestamp, timestamp
+from trimtab.conditions import is_finished, parse_timestamp, timestamp
 from trimtab.decisions import Decision, Observed, ObservedWork, Work, WorkState
 from trimtab.harvest import fold
 from trimtab.search import propose
@@ -51,20 +51,33 @@ class Progress:
 def reconcile(job: OptimizationJob, observed: Observed, now: datetime) -> Decision:
     """Decide. Pure: the same arguments always give the same Decision."""
     active = tuple(seen.work.name for seen in observed.works if seen.state == WorkState.ACTIVE)
-    if is_finished(job.status):
+    if is_finished(job.status.conditions):
         return Decision(job.status, delete=active)
-    if observed.runtime is None:
-        return _decide(job, narrate.waiting_for_runtime(job, now))
-    current = job.model_copy(update={"status": fold(_begun(job.status, now), observed)})
+    current = _with_status(job, fold(job.status, observed))
     if job.spec.suspend:
-        return _decide(job, narrate.progressed(current, Reason.SUSPENDED, now), delete=active)
+        # As in batch/v1, time does not pass for a suspended job.
+        paused = _with_status(current, current.status.model_copy(update={"start_time": None}))
+        return _decide(job, narrate.progressed(paused, Reason.SUSPENDED, now), delete=active)
     try:
-        progress = _advance(current, observed, observed.runtime, now)
+        return _go_on(job, current, observed, now)
     except Ended as ended:
         return _decide(job, narrate.failed(current, ended.reason, str(ended), now), delete=active)
-    current = current.model_copy(update={"status": progress.status})
+
+
+def _go_on(job: OptimizationJob, current: OptimizationJob, observed: Observed, now: datetime) -> Decision:
+    """Advance a job that may run. `job` is as it was read, `current` with the results of finished work."""
+    if observed.runtime is None:
+        _check_deadline(current, now)
+        return _decide(job, narrate.waiting_for_runtime(current, now), requeue_after=_time_left(current, now))
+    current = _with_status(current, _begun(current.status, now))
+    progress = _advance(current, observed, observed.runtime, now)
+    current = _with_status(current, progress.status)
     status = narrate.progressed(current, progress.reason or _outcome(progress.status), now, _stuck(observed))
     return _decide(job, status, create=progress.create, requeue_after=_time_left(current, now))
+
+
+def _with_status(job: OptimizationJob, status: OptimizationJobStatus) -> OptimizationJob:
+    return job.model_copy(update={"status": status})
 
 
 def _stuck(observed: Observed) -> str:
@@ -73,12 +86,8 @@ def _stuck(observed: Observed) -> str:
     return "; ".join(f"{seen.work.name} waits: {seen.message}" for seen in waiting)
 
 
-def is_finished(status: OptimizationJobStatus) -> bool:
-    return any(is_true(status.conditions, kind) for kind in (ConditionType.COMPLETE, ConditionType.FAILED))
-
-
 def _decide(job: OptimizationJob, status: OptimizationJobStatus, **actions: Any) -> Decision:
-    if is_finished(status):
+    if is_finished(status.conditions):
         actions["requeue_after"] = None
     return Decision(status, events=narrate.events(job.status, status), **actions)
 
@@ -87,23 +96,27 @@ def _begun(status: OptimizationJobStatus, now: datetime) -> OptimizationJobStatu
     return status if status.start_time else status.model_copy(update={"start_time": timestamp(now)})
 
 
-def _deadline(job: OptimizationJob) -> datetime:
-    assert job.status.start_time
-    return parse_timestamp(job.status.start_time) + timedelta(seconds=parse_duration(job.spec.budget.deadline))
+def _time_left(job: OptimizationJob, now: datetime) -> float | None:
+    """Seconds to the deadline, which counts from the first pod; None before that."""
+    if job.status.start_time is None:
+        return None
+    deadline = parse_timestamp(job.status.start_time) + timedelta(seconds=parse_duration(job.spec.budget.deadline))
+    return (deadline - now).total_seconds()
 
 
-def _time_left(job: OptimizationJob, now: datetime) -> float:
-    return max(1.0, (_deadline(job) - now).total_seconds())
+def _check_deadline(job: OptimizationJob, now: datetime) -> None:
+    left = _time_left(job, now)
+    if left is not None and left <= 0:
+        raise Ended(Reason.DEADLINE_EXCEEDED, f"spec.budget.deadline: {job.spec.budget.deadline} have passed")
 
 
 def _advance(job: OptimizationJob, observed: Observed, runtime: OptimizationRuntime, now: datetime) -> Progress:
     """Through the stages until one has to wait for work; with no reason to wait the flow has ended."""
     progress = Progress(job.status)
     for stage in (_inspect, _search, _playoff, _publish):
-        progress = stage(job.model_copy(update={"status": progress.status}), observed, runtime)
+        progress = stage(_with_status(job, progress.status), observed, runtime)
         if progress.reason:
-            if now >= _deadline(job):
-                raise Ended(Reason.DEADLINE_EXCEEDED, f"spec.budget.deadline: {job.spec.budget.deadline} have passed")
+            _check_deadline(job, now)
             return progress
     return progress
 
@@ -213,6 +226,7 @@ def _outcome(status: OptimizationJobStatus) -> Reason:
         return Reason.NO_FEASIBLE_CANDIDATE
     if status.claim and status.claim.verdict == Verdict.VIOLATED:
         return Reason.CLAIM_VIOLATED
-    if status.best.trial == plan.BASELINE_TRIAL:
+    baseline = status.trials[plan.BASELINE_TRIAL]
+    if (status.best.trial, status.best.engine) == (baseline.index, baseline.candidates[0].engine):
         return Reason.BASELINE_IS_BEST
     return Reason.PUBLISHED if status.published else Reason.SELECTED

@@ -148,10 +148,14 @@ def _miss(constraint: Constraint, c: Candidate, baseline: Candidate, slack: floa
 
 
 def _contenders(spec: OptimizationJobSpec, feasible: list[Candidate], baseline: Candidate) -> list[Candidate]:
-    """Those that may win. Where the input model keeps every promise, a faster one must be faster beyond noise."""
+    """Those that may win: what the playoff timed, for a trial's own timing is only a hint.
+
+    Where the input model keeps every promise, a faster one must be faster beyond noise.
+    """
+    timed = [c for c in feasible if c is baseline or c.entry.time_ratio]
     if spec.objectives[0].metric not in LATENCIES or baseline not in feasible:
-        return feasible
-    return [c for c in feasible if c is baseline or (c.entry.time_ratio and float(c.entry.time_ratio.high) < 1)]
+        return timed
+    return [c for c in timed if c is baseline or (c.entry.time_ratio and float(c.entry.time_ratio.high) < 1)]
 
 
 def _preference(objectives: Sequence[Objective], c: Candidate) -> tuple[float, ...]:

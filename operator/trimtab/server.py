@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +20,9 @@ from aiohttp import web
 from trimtab import alerts
 from trimtab.api.monitor import ModelMonitor
 from trimtab.cluster import objects
-from trimtab.cluster.client import Client
-from trimtab.controller import read
-from trimtab.errors import Conflict, Temporary
+from trimtab.cluster.client import Client, Object
+from trimtab.controller import Unreadable, read
+from trimtab.errors import Conflict, NotFound, Permanent, Temporary
 from trimtab.feeds import Feeds
 from trimtab.metrics import Metrics
 from trimtab.monitoring import record
@@ -100,13 +100,11 @@ class Server:
             received = alerts.parse(await request.read())
         except ValueError as error:
             return web.Response(status=400, text=f"{error}\n")
-        try:
-            for monitor, found in received.items():
-                await self._record(monitor, found)
-        except Temporary as error:
-            # Alertmanager sends it again.
-            return web.Response(status=503, text=f"{error}\n")
-        return web.Response(text="ok\n")
+        # Alertmanager sends again what is answered with 503.
+        if not self.feeds.synchronized:
+            return web.Response(status=503, text="the operator is starting and does not know the monitors yet\n")
+        problems = await self._record_all(received)
+        return web.Response(status=503 if problems else 200, text="\n".join(problems or ["ok"]) + "\n")
 
     def _token(self) -> str | None:
         if self.token_file is None:
@@ -117,16 +115,24 @@ class Server:
             logger.error("alertsTokenFile: %s", error)
             return None
 
+    async def _record_all(self, received: Mapping[alerts.MonitorRef, Sequence[alerts.Alert]]) -> list[str]:
+        """Each monitor for itself. Returns what another delivery may repair; repeating the rest would not help."""
+        problems = []
+        for about, found in received.items():
+            try:
+                await self._record(about, found)
+            except Temporary as error:
+                problems.append(str(error))
+            except (Permanent, Unreadable) as error:
+                logger.warning("alerts for ModelMonitor %s/%s are dropped: %s", about.namespace, about.name, error)
+        return problems
+
     async def _record(self, about: alerts.MonitorRef, found: Sequence[alerts.Alert]) -> None:
-        """Into the monitor's status, however often somebody else writes in between. Raises Temporary."""
+        """Into the monitor's status, however often somebody else writes in between. Raises ClusterError, Unreadable."""
         name: Name = (about.namespace, about.name)
         shelf = self.feeds.world.shelves[Kind.MONITOR]
         for _ in range(CONFLICTS):
-            item = shelf.objects.get(name)
-            if item is None or item["metadata"]["uid"] != about.uid:
-                logger.warning("alerts for ModelMonitor %s/%s, which is not here; its rule outlived it", *name)
-                return
-            monitor = read(ModelMonitor, item)
+            monitor = read(ModelMonitor, await self._find(about))
             status = record(monitor.status, found, datetime.now(UTC))
             try:
                 stored = await objects.write_status(
@@ -141,3 +147,14 @@ class Server:
             self.feeds.queue.add(Key(Kind.MONITOR, name))
             return
         raise Conflict(f"ModelMonitor {'/'.join(name)} changes faster than alerts can be recorded")
+
+    async def _find(self, about: alerts.MonitorRef) -> Object:
+        """The monitor, asked of the API server if no watch has told of it yet. Raises ClusterError."""
+        name: Name = (about.namespace, about.name)
+        item = self.feeds.world.get(Kind.MONITOR, name)
+        if (item is None or item["metadata"]["uid"] != about.uid) and self.feeds.serves(about.namespace):
+            item = await objects.get(self.client, objects.MODEL_MONITORS, *name)
+            self.feeds.seen(Kind.MONITOR, item)
+        if item is None or item["metadata"]["uid"] != about.uid:
+            raise NotFound("it is not here; its rule outlived it")
+        return item

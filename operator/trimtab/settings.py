@@ -50,7 +50,7 @@ class Settings(Spec):
         None,
         max_length=4096,
         description="A file with the bearer token that Alertmanager must send to /alerts; it is read anew for every "
-        "request, so a rotated Secret needs no restart. Left out: /alerts answers 403 to everyone.",
+        "request, so a rotated Secret needs no restart. Left out: /alerts answers 401 to everyone.",
     )
     workers: int = Field(
         8, ge=1, le=64, description="How many objects are reconciled at the same time, each waiting for the API server."

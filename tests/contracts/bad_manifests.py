@@ -100,6 +100,8 @@ CASES = (
     # What people get wrong first: units, addresses, spelling.
     Case(JOB, {"spec.constraints.0.maxDrop": "one"}, "'one' is not a percent such as 1%"),
     Case(JOB, {"spec.budget.deadline": "90"}, "'90' is not a duration such as 5ms or 2h"),
+    Case(JOB, {"spec.budget.deadline": "99999999h"}, "'99999999h' is not a duration such as 5ms or 2h, at most 99999h"),
+    Case(MONITOR, {"spec.cooldown": "99999999h"}, "'99999999h' is not a duration such as 5ms or 2h, at most 99999h"),
     Case(JOB, {"spec.model.uri": "s3://models/m"}, "'s3://models/m' is not a file:// or pvc:// address such as"),
     Case(JOB, {"spec.model.factory": "build"}, "'build' is not a module:function such as digits:build"),
     Case(JOB, {"spec.target.runtimeRef.name": "GPU"}, "'GPU' is not a Kubernetes name such as cpu-small"),
@@ -122,6 +124,8 @@ CASES = (
     Case(JOB, {"spec.constraints.0.metric": "size"}, "maxDrop is for accuracy: bound latency and size with max"),
     Case(JOB, {"spec.constraints.1.max": "20Mi"}, "the bound has the wrong unit: accuracy takes a percent (98%)"),
     Case(JOB, {"spec.constraints.2.max": "5ms"}, "the bound has the wrong unit: accuracy takes a percent (98%)"),
+    Case(JOB, {"spec.constraints.1.max": "0.0ms"}, "max must be above 0"),
+    Case(JOB, {"spec.constraints.2.max": "0"}, "max must be above 0"),
     Case(JOB, {"spec.constraints.3.min": "0.98"}, "the bound has the wrong unit: accuracy takes a percent (98%)"),
     Case(JOB, {"spec.data.train": REMOVED}, "distill trains: give data.train"),
     Case(JOB, {"spec.data.calibration": REMOVED}, "static quantization needs data.calibration"),

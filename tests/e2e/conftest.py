@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.support import EXAMPLES, REPOSITORY, Namespace, ensure_cluster, helm, make_namespace, namespace
+from e2e.support import EXAMPLES, REPOSITORY, Namespace, ensure_cluster, helm, kubectl, make_namespace, namespace
 
 WATCHED = ("e2e-slice-a", "e2e-slice-b", "e2e-slice-c", "e2e-bad-input")
 """What the installed operator serves; the fault tests run operators of their own elsewhere."""
@@ -33,6 +33,7 @@ def operator(cluster: None) -> Iterator[None]:
     )
     yield
     helm("uninstall", "trimtab", "--namespace", "trimtab", "--wait")
+    kubectl("delete", "namespace", *WATCHED, "trimtab", "--timeout=120s")
 
 
 def prepared(example: str, folder: Path, *options: str) -> Path:
@@ -68,5 +69,5 @@ def home(
     # Pods of another user walk this path: pytest makes its folders private.
     for folder in (root, *root.parents[:3]):
         folder.chmod(0o755)
-    with namespace(name, root) as made:
+    with namespace(name, root, keep=True) as made:
         yield made

@@ -138,13 +138,19 @@ def make_namespace(name: str) -> None:
 
 
 @contextmanager
-def namespace(name: str, folder: Path) -> Iterator[Namespace]:
-    """A namespace that is gone again afterwards, with its volumes."""
+def namespace(name: str, folder: Path, keep: bool = False) -> Iterator[Namespace]:
+    """A namespace whose objects are gone again afterwards, and itself too unless it is to `keep`.
+
+    The installed operator has a Role in each namespace it serves, so those last as long as it does.
+    """
     make_namespace(name)
     try:
         yield Namespace(name, folder)
     finally:
-        kubectl("delete", "namespace", name, "--wait=true", "--timeout=120s")
+        ours = "modelmonitors.trimtab.dev,optimizationjobs.trimtab.dev,deployments,jobs,persistentvolumeclaims"
+        kubectl("-n", name, "delete", ours, "--all", "--timeout=120s")
+        if not keep:
+            kubectl("delete", "namespace", name, "--timeout=120s")
         _delete_volumes(name)
 
 

@@ -44,6 +44,7 @@ def test_every_command_has_help(command: list[str]) -> None:
         (["run", "none.yaml"], "none.yaml: cannot be read: No such file or directory"),
         (["validate", "bad.yaml"], "bad.yaml: spec.serch: unknown field; did you mean search?"),
         (["run", "good.yaml", "--volume", "data"], "--volume data: write CLAIM=DIR"),
+        (["run", "paused.yaml"], "spec.suspend: true: nothing would run; set it to false"),
         (
             ["run", "good.yaml"],
             "spec.model.uri: pvc://models/m.onnx: no folder stands for the claim 'models'; add --volume models=DIR",
@@ -53,6 +54,7 @@ def test_every_command_has_help(command: list[str]) -> None:
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], line: str) -> None:
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(job_dict(serch={})))
     (tmp_path / "good.yaml").write_text(yaml.safe_dump(job_dict()))
+    (tmp_path / "paused.yaml").write_text(yaml.safe_dump(job_dict(suspend=True)))
     shown = subprocess.run(
         [sys.executable, "-m", "trimtab", *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
     )

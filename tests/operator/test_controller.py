@@ -19,11 +19,10 @@ from trimtab.api.work import Report, Task
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.cluster.watch import Gone, Seen, watch
-from trimtab.conditions import find
+from trimtab.conditions import find, is_finished
 from trimtab.controller import RESOURCES, Controller
 from trimtab.feeds import Feeds
 from trimtab.queue import WorkQueue
-from trimtab.reconcile import is_finished
 from trimtab.world import Key, Kind, World
 
 pytestmark = pytest.mark.e2e
@@ -121,7 +120,7 @@ async def dies(namespace: str, lifetime: int) -> bool:
 
 def finished(world: World, namespace: str) -> bool:
     item = world.get(Kind.JOB, (namespace, "m"))
-    return item is not None and is_finished(OptimizationJob.model_validate(item).status)
+    return item is not None and is_finished(OptimizationJob.model_validate(item).status.conditions)
 
 
 async def submit(client: Client, namespace: str, **spec: Any) -> OptimizationJob:

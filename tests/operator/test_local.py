@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 import pytest
 
 from trimtab.api.status import OptimizationJobStatus
-from trimtab.api.work import Report
+from trimtab.api.work import Report, Stage
+from trimtab.documents import read_job
+from trimtab.local import identified
+from trimtab.plan import work_name
 
 
 def start(digits: Path, out: Path, **options) -> subprocess.Popen[str]:
@@ -101,3 +105,25 @@ def test_killed_at_seeded_moments_it_ends_like_an_undisturbed_run(
     assert process.returncode == 0
     assert decided(status(tmp_path)) == decided(status(undisturbed))
     assert all(Report.model_validate_json(m.read_text()).error is None for m in tmp_path.rglob("message"))
+
+
+def test_a_run_that_failed_is_begun_again_once_the_input_is_there(digits: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    calibration = (data / "calibration.npz").rename(data / "elsewhere.npz")
+    process = start(data, tmp_path / "out")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert errors.startswith("data.calibration: ")
+    calibration.rename(data / "calibration.npz")
+    process = start(data, tmp_path / "out")
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+
+
+def test_work_that_was_interrupted_before_its_task_was_written_is_started(digits: Path, tmp_path: Path) -> None:
+    job = identified(read_job(digits / "job.yaml"), tmp_path)
+    (tmp_path / "work" / work_name(job, Stage.INSPECT, None, 0)).mkdir(parents=True)
+    process = start(digits, tmp_path)
+    process.communicate(timeout=120)
+    assert process.returncode == 0

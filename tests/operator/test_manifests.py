@@ -12,6 +12,7 @@ from builders import make_job, make_runtime
 from trimtab import plan
 from trimtab.api.job import ObjectMeta, OptimizationJob
 from trimtab.api.monitor import ModelMonitor
+from trimtab.api.names import label_value
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.work import Finalist, Stage, Task
 from trimtab.decisions import Work
@@ -19,7 +20,6 @@ from trimtab.manifests import (
     VOLUMES_PATH,
     claimed,
     job_manifest,
-    label_value,
     metadata_of,
     optimization_job_manifest,
     rule_manifest,

@@ -36,6 +36,10 @@ def job_ends(kind: str = "Complete") -> Happening:
     return lambda world: world.finish(kind)
 
 
+def jobs_deleted(world: MonitorWorld) -> None:
+    world.delete_jobs()
+
+
 def spec(**fields: Any) -> Happening:
     return lambda world: world.respecify(**fields)
 
@@ -83,6 +87,26 @@ SCENARIOS: dict[str, list[tuple[Happening, Then]]] = {
         (seconds(7200), Then("Reoptimizing", 1)),
         (job_ends("Failed"), Then("CoolingDown", 1, 3600)),
         (seconds(3600), Then("Reoptimizing", 2)),
+    ],
+    "deleting a failed job gives its alert another, after the cooldown": [
+        (fires(), Then("Reoptimizing", 1)),
+        (job_ends("Failed"), Then("Triggered", 1)),
+        (seconds(600), Then("Triggered", 1)),
+        (jobs_deleted, Then("CoolingDown", 0, 3000)),
+        (seconds(3000), Then("Reoptimizing", 1)),
+    ],
+    "deleting a failed job after its alert resolved starts nothing": [
+        (fires(), Then("Reoptimizing", 1)),
+        (job_ends("Failed"), Then("Triggered", 1)),
+        (resolves(), Then("Watching", 1)),
+        (jobs_deleted, Then("Watching", 0)),
+        (seconds(7200), Then("Watching", 0)),
+    ],
+    "deleting a complete job starts nothing": [
+        (fires(), Then("Reoptimizing", 1)),
+        (job_ends(), Then("Triggered", 1)),
+        (jobs_deleted, Then("Triggered", 0)),
+        (seconds(7200), Then("Triggered", 0)),
     ],
     "within the cooldown an alert waits, and starts its job afterwards": [
         (fires("d1"), Then("Reoptimizing", 1)),
@@ -234,6 +258,26 @@ def test_conditions_move_with_their_status_only() -> None:
     world.reconcile()
     assert told(world)["Ready"][:2] == ("False", "Suspended")
     assert {c.observed_generation for c in world.monitor.status.conditions} == {2}
+
+
+def test_a_failed_job_is_told_while_its_alert_fires() -> None:
+    world = MonitorWorld()
+    fires()(world)
+    world.reconcile()
+    world.finish("Failed", "InvalidInput", "pvc://captured/magika/current.npz does not exist")
+    world.reconcile()
+    (name,) = world.jobs
+    expected = (
+        f"job {name} failed: InvalidInput: pvc://captured/magika/current.npz does not exist; "
+        "fix it and delete the job to try again"
+    )
+    assert world.monitor.status.triggers[0].message == expected
+    assert told(world)["Ready"][:2] == ("False", "JobFailed")
+    assert world.monitor.status.conditions[0].message == expected
+    resolves()(world)
+    world.reconcile()
+    assert world.monitor.status.triggers[0].message == ""
+    assert told(world)["Ready"][:2] == ("True", "Watching")
 
 
 def test_events_tell_transitions_once() -> None:

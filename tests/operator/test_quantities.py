@@ -31,6 +31,7 @@ def test_parse(parse, text: str, value: float) -> None:
         (q.parse_percent, "one%"),
         (q.parse_duration, "5"),
         (q.parse_duration, "5 ms"),
+        (q.parse_duration, "100000h"),
         (q.parse_quantity, "20MB"),
         (q.parse_quantity, "-1"),
     ],

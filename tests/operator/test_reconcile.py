@@ -105,7 +105,7 @@ def test_parallelism_bounds_the_trials_under_way() -> None:
         pytest.param(
             {"target": {"engines": ["ONNXRuntime", "OpenVINO"]}},
             lambda settings, engine: Quality(ratio=0.5 if engine == EngineName.OPENVINO and not settings else 1.0),
-            "BaselineIsBest",
+            "Published",
             0,
             id="the input model on another engine is a candidate",
         ),
@@ -212,6 +212,29 @@ def test_the_deadline_ends_the_job_and_its_pods() -> None:
     world.run()
     assert world.condition("Failed")[:2] == ("True", "DeadlineExceeded")
     assert not world.works
+
+
+def test_time_does_not_pass_for_a_suspended_job() -> None:
+    world = World(make_job(suspend=True, budget={"deadline": "1h"}))
+    world.run()
+    world.now = NOW + timedelta(hours=3)
+    world.job = world.job.model_copy(update={"spec": world.job.spec.model_copy(update={"suspend": False})})
+    assert world.run().state == "Published"
+
+
+def test_without_its_runtime_a_job_keeps_results_suspend_and_deadline() -> None:
+    world = World(make_job(budget={"deadline": "1h"}))
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE) if work.task.trial == 2 else None
+    world.step()
+    world.step()
+    world.runtime = None
+    world.run()
+    assert world.job.status.trials[1].state == TrialState.SUCCEEDED
+    world.now = NOW + timedelta(hours=1)
+    status = world.run()
+    assert world.condition("Failed")[:2] == ("True", "DeadlineExceeded")
+    assert (status.trials[2].state, status.trials[2].message) == (TrialState.FAILED, "the job ended: DeadlineExceeded")
+    assert not any(seen.state == WorkState.ACTIVE for seen in world.works.values())
 
 
 def test_the_job_of_a_trial_is_the_record_of_its_proposal() -> None:

@@ -125,3 +125,13 @@ def test_the_playoffs_ratio_decides_and_not_the_medians_of_two_moments() -> None
     best = select(make_job().spec, OptimizationJobStatus(trials=[BASE, slower, faster])).best
     assert best
     assert best.name == "trial-1/ONNXRuntime"
+
+
+def test_a_candidate_that_the_playoff_did_not_time_cannot_win() -> None:
+    """Even where the input model breaks a promise: a trial's own timing is only a hint."""
+    spec = make_job(constraints=[{"metric": "size", "max": "600"}]).spec
+    timed, hinted = trial(1, 0.95, 0.001, 500, 0.5), trial(2, 0.95, 0.0001, 400)
+    selection = select(spec, OptimizationJobStatus(trials=[BASE, timed, hinted]))
+    assert selection.best
+    assert selection.best.trial == 1
+    assert selection.trials[2].candidates[0].message == "not measured in the playoff"

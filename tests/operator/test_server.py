@@ -117,6 +117,7 @@ async def served(namespace: str, folder: Path) -> AsyncIterator[Served]:
         await objects.create(client, objects.MODEL_MONITORS, manifest)
         it = Served(client, namespace, token_file)
         await it.feeds.load()
+        it.feeds.synchronized = True
         await it.server.start(0)
         try:
             yield it
@@ -196,6 +197,48 @@ def test_alerts_of_a_monitor_that_is_not_here_change_nothing(namespace: str, tmp
                 strange = it.notification(monitor, **labels)
                 assert (await it.request("POST", "/alerts", headers=TOKEN, json=strange))[0] == 200
             assert (await it.monitor()).metadata.resource_version == monitor.metadata.resource_version
+
+    asyncio.run(main())
+
+
+def test_alerts_before_the_world_is_known_are_to_be_sent_again(namespace: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(namespace, tmp_path) as it:
+            firing = it.notification(await it.monitor())
+            it.feeds.synchronized = False
+            assert (await it.request("POST", "/alerts", headers=TOKEN, json=firing))[0] == 503
+            it.feeds.synchronized = True
+            assert (await it.request("POST", "/alerts", headers=TOKEN, json=firing))[0] == 200
+            assert len((await it.monitor()).status.triggers) == 1
+
+    asyncio.run(main())
+
+
+def test_a_monitor_that_no_watch_has_told_of_is_asked_for(namespace: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(namespace, tmp_path) as it:
+            firing = it.notification(await it.monitor())
+            it.world.shelves[Kind.MONITOR].objects.clear()
+            assert (await it.request("POST", "/alerts", headers=TOKEN, json=firing))[0] == 200
+            assert len((await it.monitor()).status.triggers) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("trouble", ["unreadable", "deleted"])
+def test_one_monitor_does_not_hold_up_the_alerts_of_others(namespace: str, tmp_path: Path, trouble: str) -> None:
+    async def main() -> None:
+        async with served(namespace, tmp_path) as it:
+            monitor = await it.monitor()
+            shelf = it.world.shelves[Kind.MONITOR].objects
+            stored = shelf[namespace, "digits"]
+            other = {**stored, "metadata": {**stored["metadata"], "name": "other", "uid": "u-2"}}
+            shelf[namespace, "other"] = other if trouble == "deleted" else {**other, "spec": {}}
+            labels = {"modelmonitor": "other", "modelmonitor_uid": "u-2"}
+            first, second = it.notification(monitor, **labels), it.notification(monitor)
+            both = {**first, "alerts": first["alerts"] + second["alerts"]}
+            assert await it.request("POST", "/alerts", headers=TOKEN, json=both) == (200, "ok\n")
+            assert len((await it.monitor()).status.triggers) == 1
 
     asyncio.run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -47,6 +48,11 @@ class Constraint(Spec):
             "the bound has the wrong unit: accuracy takes a percent (98%), latency a duration (5ms), "
             "size a quantity (20Mi)",
             _bound_has_unit,
+        ),
+        Rule(
+            "!has(self.max) || self.max.matches('[1-9]')",
+            "max must be above 0",
+            lambda c: c.max is None or re.search("[1-9]", c.max) is not None,
         ),
     )
     metric: Metric

@@ -27,6 +27,14 @@ CAPTURE_FILE = "current.npz"
 """What the model server calls the traffic it captured; a Recalibrate job calibrates with it."""
 
 
+LABEL_LIMIT = 63
+
+
+def label_value(text: str) -> str:
+    """An object's name (at most 253 characters) as a label's value (at most 63). For people: select by UID."""
+    return text[:LABEL_LIMIT].rstrip("-.")
+
+
 class ConditionType(StrEnum):
     """`Complete` and `Failed` are the names batch/v1 uses, so that `kubectl wait` reads the same."""
 
@@ -70,12 +78,12 @@ class Reason(StrEnum):
     COOLING_DOWN = "CoolingDown"
     REOPTIMIZING = "Reoptimizing"
     RESOLVED = "Resolved"
+    JOB_FAILED = "JobFailed"
 
 
 class EventReason(StrEnum):
     """Events mark transitions only; kopf does not aggregate repeats, so none may be repeated."""
 
-    ACCEPTED = "Accepted"
     INSPECTED = "Inspected"
     TRIAL_SUCCEEDED = "TrialSucceeded"
     TRIAL_SKIPPED = "TrialSkipped"

@@ -16,7 +16,11 @@ from pydantic import Field
 from trimtab.api.base import Pattern
 
 PERCENT = Pattern(r"^[0-9]{1,3}(\.[0-9]{1,6})?%$", "a percent such as 1%")
-DURATION = Pattern(r"^([0-9]{1,9}(\.[0-9]{1,9})?(us|ms|s|m|h))+$", "a duration such as 5ms or 2h")
+DURATION = Pattern(
+    # In 32 characters this is a century at most: added to any moment, it is still a date.
+    r"^([0-9]{1,5}(\.[0-9]{1,9})?h|[0-9]{1,7}(\.[0-9]{1,9})?m|[0-9]{1,9}(\.[0-9]{1,9})?(us|ms|s))+$",
+    "a duration such as 5ms or 2h, at most 99999h",
+)
 QUANTITY = Pattern(r"^[0-9]{1,15}(\.[0-9]{1,6})?(Ki|Mi|Gi|Ti|k|M|G|T)?$", "a quantity such as 20Mi")
 DECIMAL = Pattern(r"^-?[0-9]{1,18}(\.[0-9]{1,18})?(e-?[0-9]{1,3})?$", "a number such as 0.5")
 
