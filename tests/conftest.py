@@ -16,15 +16,6 @@ def _allowed() -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares the node runs one after the other on one xdist worker, beside what has an API server of its own."""
-    for item in items:
-        if item.get_closest_marker("e2e"):
-            group = "node" if "e2e" in item.path.parts else "api"
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """With xdist this runs in the controller too, which is the one that exits."""
     if report.skipped and not hasattr(report, "wasxfail"):

@@ -25,7 +25,7 @@ def done(home: Namespace, operator: None, magika: Path) -> Any:
     home.claim("magika-published")
     home.claim("trimtab-store")
     home.apply(EXAMPLES / "magika" / "cluster.yaml", JOB)
-    return home.wait_complete("magika", 400)
+    return home.wait_complete("magika", 600)
 
 
 def status(done: Any) -> OptimizationJobStatus:

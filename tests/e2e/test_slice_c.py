@@ -121,7 +121,7 @@ def close_loop(stack: ExitStack, home: Namespace, data: Path, webhook: str, fold
 @pytest.fixture(scope="module")
 def loop(home: Namespace, operator: None, magika: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     publish_first(home, magika)
-    home.wait_complete("magika", 400)
+    home.wait_complete("magika", 600)
     webhook = f"{get('trimtab', 'service', 'trimtab')['spec']['clusterIP']}:8080"
     with ExitStack() as stack:
         yield close_loop(stack, home, magika, webhook, tmp_path_factory.mktemp("observers"))
@@ -139,13 +139,13 @@ def test_usual_traffic_fires_nothing(loop: Loop) -> None:
 def test_shifted_traffic_leads_to_one_new_model_and_the_alert_resolves(loop: Loop) -> None:
     before = loop.digest()
     loop.traffic.rows = loop.shifted
-    loop.wait("the alert fires", loop.observers.alerts, 120)
+    loop.wait("the alert fires", loop.observers.alerts, 240)
     (job,) = loop.wait("a re-optimization is started", loop.jobs, 60)
     assert job["spec"]["data"]["calibration"]["uri"] == "pvc://magika-captured/current.npz"
-    done = loop.home.wait_complete(job["metadata"]["name"], 400)
+    done = loop.home.wait_complete(job["metadata"]["name"], 600)
     assert done["status"]["published"]["digest"] != before
     loop.wait("the new digest is served", lambda: loop.digest() == done["status"]["published"]["digest"], 60)
-    loop.wait("the alert resolves", lambda: not loop.observers.alerts(), 120)
+    loop.wait("the alert resolves", lambda: not loop.observers.alerts(), 240)
     loop.wait("the monitor knows", lambda: loop.monitor()["status"]["triggers"][0]["state"] == "Resolved", 60)
     assert not loop.traffic.failures
 
@@ -161,7 +161,7 @@ def test_the_repeated_webhook_changed_nothing(loop: Loop) -> None:
 
 def test_within_the_cooldown_a_new_alert_waits(loop: Loop) -> None:
     loop.traffic.rows = loop.usual
-    loop.wait("the alert fires again", loop.observers.alerts, 180)
+    loop.wait("the alert fires again", loop.observers.alerts, 300)
     loop.wait("it is recorded", lambda: len(loop.monitor()["status"]["triggers"]) == 2, 60)
     held = loop.wait("and held", lambda: loop.monitor()["status"]["triggers"][1].get("message"), 30)
     assert held.startswith("CoolingDown")
