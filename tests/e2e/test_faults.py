@@ -71,7 +71,7 @@ def test_slice_a(home: Namespace, magika: Path, tmp_path: Path) -> None:
     settings = {"TRIMTAB_HTTP_PORT": str(free_port())}
     with crashing_operator(home.name, paths.kubeconfig(), 11, tmp_path / "log", **settings) as operator:
         home.apply(EXAMPLES / "magika" / "cluster.yaml", EXAMPLES / "magika" / "job.yaml")
-        wait_for("it completes", tended(operator, lambda: complete(home, "magika")), 500)
+        wait_for("it completes", tended(operator, lambda: complete(home, "magika")), 800)
         assert operator.kills == KILLS
     assert works(home, "magika") == FLOW
     assert published_once(home, "magika")
@@ -89,16 +89,16 @@ def test_slice_c(home: Namespace, magika: Path, tmp_path: Path) -> None:
         operator = stack.enter_context(
             crashing_operator(home.name, paths.kubeconfig(), 13, tmp_path / "log", spared=True, **settings)
         )
-        wait_for("the first model", tended(operator, lambda: complete(home, "magika")), 400)
+        wait_for("the first model", tended(operator, lambda: complete(home, "magika")), 600)
         loop = close_loop(stack, home, magika, f"127.0.0.1:{port}", tmp_path / "observers")
         before = loop.digest()
         operator.torment()
         loop.traffic.rows = loop.shifted
         (job,) = loop.wait("a re-optimization", tended(operator, loop.jobs), 200)
         name = job["metadata"]["name"]
-        loop.wait("it completes", tended(operator, lambda: complete(home, name)), 500)
+        loop.wait("it completes", tended(operator, lambda: complete(home, name)), 800)
         loop.wait("the new digest is served", tended(operator, lambda: loop.digest() != before), 60)
-        loop.wait("the alert resolves", tended(operator, lambda: not loop.observers.alerts()), 120)
+        loop.wait("the alert resolves", tended(operator, lambda: not loop.observers.alerts()), 240)
         assert operator.kills == KILLS
         assert len(loop.jobs()) == 1
     assert works(home, name) == FLOW
