@@ -67,11 +67,13 @@ cluster-down: .venv/all ## Stop it and leave nothing behind
 images: cluster ## Build the images from the Dockerfile and load them into the node
 	$(BIN)/python -m lab images
 
-# What shares the node runs one after the other; what has an API server of its own, mostly waiting, runs beside it.
+# First what compares the machine before and after; then what shares the node, one after the other, and beside it what
+# has an API server of its own and mostly waits.
 .PHONY: e2e
 e2e: images ## Run the suite on the cluster
+	$(BIN)/pytest -m e2e tests/lab
 	@log=$$(mktemp); trap 'rm -f $$log' EXIT; \
-	$(BIN)/pytest -m e2e --ignore tests/e2e >$$log 2>&1 & beside=$$!; \
+	$(BIN)/pytest -m e2e --ignore tests/e2e --ignore tests/lab >$$log 2>&1 & beside=$$!; \
 	$(BIN)/pytest -m e2e tests/e2e --durations 10; node=$$?; \
 	wait $$beside; api=$$?; cat $$log; exit $$((node || api))
 
