@@ -67,11 +67,14 @@ cluster-down: .venv/all ## Stop it and leave nothing behind
 images: cluster ## Build the images from the Dockerfile and load them into the node
 	$(BIN)/python -m lab images
 
-# First what compares the machine before and after; then what shares the node, one after the other, and beside it what
-# has an API server of its own and mostly waits.
-.PHONY: e2e
-e2e: images ## Run the suite on the cluster
+# First, while no cluster is up, what compares the machine before and after one.
+.PHONY: test-lab
+test-lab: .venv/all packages tools ## Bring a second lab up and down, and look for traces
 	$(BIN)/pytest -m e2e tests/lab
+
+# What shares the node runs one after the other; what has an API server of its own, mostly waiting, runs beside it.
+.PHONY: e2e
+e2e: test-lab images ## Run the suite on the cluster
 	@log=$$(mktemp); trap 'rm -f $$log' EXIT; \
 	$(BIN)/pytest -m e2e --ignore tests/e2e --ignore tests/lab >$$log 2>&1 & beside=$$!; \
 	$(BIN)/pytest -m e2e tests/e2e --durations 10; node=$$?; \
