@@ -86,7 +86,7 @@ def candidates(status: OptimizationJobStatus) -> list[Candidate]:
 def finalists(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> list[Finalist]:
     """What the playoff measures: the baseline, then the candidates that may win, the most promising first."""
     baseline, *others = candidates(status)
-    hopeful = [c for c in others if c.measured and not _misses(spec, c, baseline, slack=QUICK_SLACK)]
+    hopeful = [c for c in others if c.measured and not _misses(spec, c, slack=QUICK_SLACK)]
     hopeful.sort(key=lambda c: _preference(spec.objectives, c))
     return [c.finalist for c in (baseline, *hopeful)][:FINALISTS_LIMIT]
 
@@ -95,7 +95,7 @@ def select(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> Selectio
     """The winner and everybody's outcome, from the playoff's measurements."""
     everyone = candidates(status)
     baseline = everyone[0]
-    misses = {c.name: _misses(spec, c, baseline) for c in everyone if c.measured}
+    misses = {c.name: _misses(spec, c) for c in everyone if c.measured}
     feasible = [c for c in everyone if c.measured and not misses[c.name]]
     contenders = _contenders(spec, feasible, baseline)
     winner = min(contenders, key=lambda c: _preference(spec.objectives, c), default=None)
@@ -112,27 +112,25 @@ def score(spec: OptimizationJobSpec, trial: TrialStatus, baseline: TrialStatus) 
 
     Of the trial's engines the best one counts. Raises ValueError where none was measured.
     """
-    first = baseline.candidates[0]
-    reference = Candidate(baseline, first, first)
     scored = []
-    for c in (Candidate(trial, entry, first) for entry in trial.candidates):
+    for c in (Candidate(trial, entry, baseline.candidates[0]) for entry in trial.candidates):
         if c.measured:
-            excess = max((miss.excess for miss in _misses(spec, c, reference)), default=0.0)
+            excess = max((miss.excess for miss in _misses(spec, c)), default=0.0)
             scored.append((excess, _cost(spec.objectives[0], c)))
     excess, cost = min(scored)
     return cost, excess
 
 
-def _misses(spec: OptimizationJobSpec, c: Candidate, baseline: Candidate, slack: float = 0.0) -> list[Miss]:
-    found = (_miss(constraint, c, baseline, slack) for constraint in spec.constraints)
+def _misses(spec: OptimizationJobSpec, c: Candidate, slack: float = 0.0) -> list[Miss]:
+    found = (_miss(constraint, c, slack) for constraint in spec.constraints)
     return [miss for miss in found if miss]
 
 
-def _miss(constraint: Constraint, c: Candidate, baseline: Candidate, slack: float) -> Miss | None:
+def _miss(constraint: Constraint, c: Candidate, slack: float) -> Miss | None:
     metric = constraint.metric
     value = c.entry.metric(metric)
     if constraint.max_drop is not None:
-        drop, bound = baseline.entry.metric(metric) - value, parse_percent(constraint.max_drop)
+        drop, bound = c.reference.metric(metric) - value, parse_percent(constraint.max_drop)
         text = f"{metric} drops by {show_percent(drop)}, more than {constraint.max_drop}"
         # A bound of exactly 0 % leaves no scale to divide by; a point of accuracy stands in for it.
         return Miss(text, (drop - bound) / max(bound, 0.01)) if drop > bound + 1e-9 else None
