@@ -16,7 +16,7 @@ lock() { # NAME EXTRA...
         --custom-compile-command "hack/lock.sh" --output-file "locks/$name.txt"
 }
 
-lock all operator jobs torch tensorrt server examples dev
+lock all operator jobs torch tensorrt server examples embeddings dev
 lock base operator jobs server examples dev
 lock operator operator
 lock jobs jobs
