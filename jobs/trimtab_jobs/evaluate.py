@@ -6,6 +6,8 @@ made in the playoff (`timing`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from trimtab.api.model import EngineName
 from trimtab.api.work import Measurement
-from trimtab_jobs.data import Array, Split
+from trimtab_jobs.data import Array, Split, Splits
 from trimtab_jobs.engines import EngineOptions, NotExecutable, Session, engine
 from trimtab_jobs.errors import Temporary, WorkFailure
 from trimtab_jobs.onnx_model import inputs
@@ -43,15 +45,39 @@ def measure(name: EngineName, model: Path, split: Split, options: EngineOptions)
 
 
 def _measured(name: EngineName, session: Session, split: Split, batch: int) -> Measurement:
-    correct = correctness(predict(session, split, batch), split)
+    accuracy = _accuracy(session, split, batch)
     calls = race([caller(session, split)], GLANCE)
     return Measurement(
         engine=name,
-        accuracy=float(correct.mean()),
+        accuracy=accuracy,
         latency_p50=calls.percentile(0, 50),
         latency_p95=calls.percentile(0, 95),
         size=session.size,
     )
+
+
+def judge(
+    name: EngineName, original: Callable[[], Path], splits: Splits, options: EngineOptions
+) -> Callable[[Session], float]:
+    """A function that says how much accuracy a session loses on the evaluation split against the original model.
+
+    Nothing is read or run before its first call, and the original (an ONNX file, on the engine `name`) only then.
+    """
+
+    @cache
+    def reference() -> tuple[float, int]:
+        batch = batch_size(original())
+        return _accuracy(engine(name).load(original(), options), splits.evaluation, batch), batch
+
+    def drop(session: Session) -> float:
+        before, batch = reference()
+        return before - _accuracy(session, splits.evaluation, batch)
+
+    return drop
+
+
+def _accuracy(session: Session, split: Split, batch: int) -> float:
+    return float(correctness(predict(session, split, batch), split).mean())
 
 
 def batch_size(model: Path) -> int:

@@ -3,7 +3,8 @@
 Models are handed on by digest. What a step depends on is its cache key (the parent, the technique, its settings, the
 data it may read, the original model, the seed, library versions, our own code, CPU flags), so a trial that was killed
 goes on after its last finished step, two trials that share a beginning share the work, and nothing else is ever
-mistaken for it. Conversions between formats are cached the same way.
+mistaken for it. Only a step that guards quality (its config has `max_drop` set) may look at the evaluation split; its
+key has that split, the metric and the baseline's engine too. Conversions between formats are cached the same way.
 
 There is no case for any technique here: the table `techniques.TECHNIQUES` says what function and which format.
 """
@@ -15,14 +16,17 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
-from trimtab.api.model import ModelFormat
+from trimtab.api.base import Spec
+from trimtab.api.model import EngineName, Metric, ModelFormat
 from trimtab.api.status import Hardware
 from trimtab.api.techniques import Step
 from trimtab.api.work import StepReport
 from trimtab_jobs.data import Splits
+from trimtab_jobs.engines import EngineOptions, Session
+from trimtab_jobs.evaluate import judge
 from trimtab_jobs.model import Model
 from trimtab_jobs.store import Cached, Store, cache_key, digest_file
 from trimtab_jobs.techniques import TECHNIQUES, Bench
@@ -30,7 +34,7 @@ from trimtab_jobs.techniques import TECHNIQUES, Bench
 log = logging.getLogger(__name__)
 
 TUNING = ("calibration", "train")
-"""The splits that techniques may read."""
+"""The splits that every technique may read."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,23 @@ class Context:
     """Digests by split name."""
     seed: int
     hardware: Hardware
+    engine: EngineName
+    """What the original model is measured on."""
 
-    def key(self, parent: str, action: str, settings: object) -> str:
-        """The cache key of an action on a parent."""
+    @cached_property
+    def drop(self) -> Callable[[Session], float]:
+        """What `Bench.drop` is; nothing is computed before it is called."""
+
+        def original() -> Path:
+            return self.store.model(convert(self.original, ModelFormat.ONNX, self)).onnx
+
+        return judge(self.engine, original, self.splits, EngineOptions(self.hardware.threads))
+
+    def key(self, parent: str, action: str, settings: object, guards: bool = False) -> str:
+        """The cache key of an action on a parent; `guards` where the action may call `drop`."""
         data = {name: self.data[name] for name in TUNING if name in self.data}
+        if guards:
+            data |= {"evaluation": self.data["evaluation"], "metric": Metric.ACCURACY, "engine": self.engine}
         machine = [self.hardware.versions, self.hardware.flags, _code()]
         return cache_key(parent, action, settings, data, self.original, self.seed, machine)
 
@@ -92,10 +109,15 @@ def _take(parent: str, step: Step, context: Context) -> tuple[Cached, bool]:
     model, original = context.store.model(parent), context.store.model(context.original)
 
     def work(out: Path, note: Callable[[str], None]) -> Model:
-        bench = Bench(out, original, context.splits, context.seed, context.hardware.threads, note)
+        bench = Bench(out, original, context.splits, context.seed, context.hardware.threads, note, context.drop)
         return TECHNIQUES[step.technique].load()(model, step.config, bench)
 
-    return _once(context.key(parent, step.technique, step.config.wire()), work, context)
+    key = context.key(parent, step.technique, step.config.wire(), _guards(step.config))
+    return _once(key, work, context)
+
+
+def _guards(config: Spec) -> bool:
+    return getattr(config, "max_drop", None) is not None
 
 
 @cache

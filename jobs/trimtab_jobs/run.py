@@ -80,8 +80,9 @@ class Desk:
             raise InvalidInput(f"{what} changed since the job began: put the old content back, or create a new job")
 
     def context(self) -> Context:
-        data = self.pinned("calibration", "train")
-        return Context(self.store, self.source, self.splits, data, self.task.seed, self.hardware)
+        data = self.pinned("calibration", "train", "evaluation")
+        first = self.task.target.engines[0]
+        return Context(self.store, self.source, self.splits, data, self.task.seed, self.hardware, first)
 
     def onnx(self, artifact: str) -> Path:
         return self.store.model(artifact).onnx

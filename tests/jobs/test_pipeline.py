@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
-from trimtab.api.model import ModelFormat
+from bad_inputs import make_model
+from trimtab.api.model import EngineName, ModelFormat
 from trimtab.api.techniques import Step
 from trimtab.api.work import Report, Task
+from trimtab_jobs.engines import EngineOptions, engine
 from trimtab_jobs.errors import NotApplicable
 from trimtab_jobs.pipeline import Context, run_steps
 from trimtab_jobs.run import Desk
@@ -75,6 +78,22 @@ def test_another_machine_does_not_use_our_models(context: Context, field: str) -
 def test_data_that_no_step_reads_does_not_matter(context: Context) -> None:
     other = dataclasses.replace(context, data=context.data | {"evaluation": "sha256:other", "holdout": "sha256:other"})
     assert other.key("sha256:parent", "quantize", {}) == context.key("sha256:parent", "quantize", {})
+
+
+def test_what_a_guard_depends_on_is_in_its_key(context: Context) -> None:
+    others = (
+        dataclasses.replace(context, data=context.data | {"evaluation": "sha256:other"}),
+        dataclasses.replace(context, engine=EngineName.OPENVINO),
+    )
+    assert len({one.key("sha256:parent", "quantize", {}, guards=True) for one in (context, *others)}) == 3
+    assert len({one.key("sha256:parent", "quantize", {}) for one in (context, *others)}) == 1
+
+
+def test_a_drop_is_measured_against_the_original(context: Context, lab: Lab) -> None:
+    session = engine(EngineName.ONNXRUNTIME).load(lab.folder("inputs") / "model.onnx", EngineOptions())
+    assert context.drop(session) == 0
+    onnx.save(make_model(activation="Tanh"), lab.root / "worse.onnx")
+    assert context.drop(engine(EngineName.ONNXRUNTIME).load(lab.root / "worse.onnx", EngineOptions())) > 0.01
 
 
 def test_no_way_back_from_onnx(context: Context) -> None:

@@ -24,6 +24,7 @@ from trimtab_jobs.calibration import BINS, entropy, percentile, thresholds
 from trimtab_jobs.data import Split, Splits
 from trimtab_jobs.engines import EngineOptions, NotExecutable, engine
 from trimtab_jobs.errors import NotApplicable
+from trimtab_jobs.evaluate import judge
 from trimtab_jobs.model import Model, open_model
 from trimtab_jobs.techniques import Bench
 from trimtab_jobs.techniques.quantize import quantize
@@ -76,7 +77,8 @@ class Workbench:
         shutil.copy(self.source, model.onnx)
         (self.folder / name).mkdir()
         splits = Splits({"calibration": self.calibration})
-        bench = Bench(self.folder / name, model, splits, seed=0, threads=1, note=self.notes.append)
+        drop = judge(EngineName.ONNXRUNTIME, lambda: model.onnx, splits, EngineOptions())
+        bench = Bench(self.folder / name, model, splits, seed=0, threads=1, note=self.notes.append, drop=drop)
         before = model.onnx.read_bytes()
         settings = {"operator_scope": "Compute"} | config
         quantized = quantize(model, Quantize(**{key: [value] for key, value in settings.items()}), bench)

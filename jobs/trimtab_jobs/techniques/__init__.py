@@ -18,6 +18,7 @@ from trimtab.api.model import ModelFormat
 
 if TYPE_CHECKING:
     from trimtab_jobs.data import Splits
+    from trimtab_jobs.engines import Session
     from trimtab_jobs.model import Model
 
 
@@ -34,6 +35,9 @@ class Bench:
     threads: int
     note: Callable[[str], None]
     """Says in one line what the technique did; shown in the report."""
+    drop: Callable[[Session], float]
+    """How much quality a loaded model loses on the evaluation split against the original, as a fraction: 0.01 is one
+    point. Only for a technique whose config sets `max_drop`: the cache knows by that that evaluation was read."""
 
 
 Function = Callable[["Model", Any, Bench], "Model"]
