@@ -163,6 +163,7 @@ def inspect(desk: Desk) -> Report:
         samples={split.name: len(split) for split in splits},
         operators=operators(desk.onnx(baseline)),
         inputs={one.name: one.form for one in given},
+        size=desk.store.model(baseline).size,
     )
     return Report(stage=Stage.INSPECT, artifact=baseline, measurements=measurements, inspection=found)
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import json
+import math
 import os
 import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,15 +27,28 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from trimtab.api.job import ObjectMeta, OptimizationJob
-from trimtab.api.names import ConditionType
+from trimtab.api.names import ConditionType, Reason
+from trimtab.api.quantities import parse_quantity, show_quantity
 from trimtab.api.runtime import OptimizationRuntime, OptimizationRuntimeSpec, Store
 from trimtab.api.status import OptimizationJobStatus
-from trimtab.api.work import MESSAGE_VARIABLE, TASK_VARIABLE, VOLUMES_VARIABLE, Report, Task
+from trimtab.api.work import (
+    MESSAGE_VARIABLE,
+    TASK_VARIABLE,
+    VOLUMES_VARIABLE,
+    ErrorKind,
+    Report,
+    Stage,
+    Task,
+    WorkError,
+)
 from trimtab.conditions import is_finished, is_true
 from trimtab.decisions import Decision, Event, Observed, ObservedWork, Work, WorkState
+from trimtab.memory import kill_tree, resident
 from trimtab.reconcile import reconcile
 
 Tell = Callable[[Event], None]
+MEMORY_EVERY = 0.2
+"""Seconds between two looks at the memory of trials, where there is a budget of it."""
 
 
 class CannotRun(Exception):
@@ -94,7 +109,8 @@ def _lock(folder: Path) -> Iterator[None]:
 def identified(job: OptimizationJob, folder: Path) -> OptimizationJob:
     """The job with a UID made from its spec, and the status an earlier run of the same spec left in the folder.
 
-    A run that failed is begun again: whoever asks for that has changed something, a file or the machine.
+    A run that failed is begun again: whoever asks for that has changed something, a file or the machine. For one that
+    was interrupted no time has passed meanwhile.
     """
     uid = sha256(json.dumps(job.spec.wire(), sort_keys=True).encode()).hexdigest()[:32]
     metadata = ObjectMeta(name=job.metadata.name, namespace=job.metadata.namespace, uid=uid)
@@ -106,7 +122,9 @@ def _stored_status(path: Path, uid: str) -> OptimizationJobStatus:
         return OptimizationJobStatus()
     stored = json.loads(path.read_text())
     status = OptimizationJobStatus.model_validate(stored["status"] if stored["uid"] == uid else {})
-    return OptimizationJobStatus() if is_true(status.conditions, ConditionType.FAILED) else status
+    if is_true(status.conditions, ConditionType.FAILED):
+        return OptimizationJobStatus()
+    return status if is_finished(status.conditions) else status.model_copy(update={"start_time": None})
 
 
 @dataclass
@@ -181,17 +199,40 @@ class Machine:
             )
 
     def wait(self, seconds: float | None) -> None:
-        """Until a process ends or the time is over."""
+        """Until a process ends or the time is over; meanwhile trials are held to the budget of memory."""
+        budget, until = self.job.spec.budget.memory, time.monotonic() + (math.inf if seconds is None else seconds)
+        while budget and not self._wait(MEMORY_EVERY) and time.monotonic() < until:
+            self._hold(budget)
+        if not budget:
+            self._wait(seconds)
+
+    def _hold(self, budget: str) -> None:
+        """End the trials that hold more memory than the budget, and leave the message they can no longer leave."""
+        for name, process in self.processes.items():
+            held, path = resident(process.pid), self.folder / "work" / name
+            if held <= parse_quantity(budget):
+                continue
+            task = Task.model_validate_json((path / "task.json").read_text())
+            if task.stage == Stage.TRIAL:
+                kill_tree(process.pid)
+                process.wait()
+                said = f"spec.budget.memory: the trial held {show_quantity(held)}, more than {budget}"
+                error = WorkError(kind=ErrorKind.PERMANENT, reason=Reason.WORK_FAILED, message=said)
+                _write(path / "message", Report(stage=task.stage, trial=task.trial, error=error).compact())
+
+    def _wait(self, seconds: float | None) -> bool:
+        """Whether a process ended before the time was over."""
         running = [process for process in self.processes.values() if process.poll() is None]
         if not running:
-            return
+            return True
         with selectors.DefaultSelector() as selector:
             descriptors = [os.pidfd_open(process.pid) for process in running]
             for descriptor in descriptors:
                 selector.register(descriptor, selectors.EVENT_READ)
-            selector.select(seconds)
+            ended = selector.select(seconds)
             for descriptor in descriptors:
                 os.close(descriptor)
+        return bool(ended)
 
     def stop(self, names: list[str]) -> None:
         for name in names:

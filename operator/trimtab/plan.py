@@ -12,6 +12,7 @@ from trimtab.api.job import OptimizationJob
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.work import Finalist, JobIdentity, Stage, Task
 from trimtab.decisions import Work
+from trimtab.recipe import pipeline
 from trimtab.space import Point, fix
 
 BASELINE_TRIAL = 0
@@ -50,7 +51,7 @@ def inspect(job: OptimizationJob, runtime: OptimizationRuntime, attempt: int) ->
 
 def trial(job: OptimizationJob, runtime: OptimizationRuntime, index: int, point: Point, attempt: int) -> Work:
     """Make one model and measure it on every engine."""
-    update = {"trial": index, "settings": dict(point), "steps": fix(job.spec.techniques, point)}
+    update = {"trial": index, "settings": dict(point), "steps": fix(pipeline(job), point)}
     return _work(job, _task(job, runtime, Stage.TRIAL).model_copy(update=update), attempt)
 
 

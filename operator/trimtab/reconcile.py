@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from trimtab import narrate, plan
@@ -23,6 +24,7 @@ from trimtab.api.work import ErrorKind, Finalist, Stage
 from trimtab.conditions import is_finished, parse_timestamp, timestamp
 from trimtab.decisions import Decision, Observed, ObservedWork, Work, WorkState
 from trimtab.harvest import fold
+from trimtab.recipe import explore
 from trimtab.search import propose
 from trimtab.select import finalists, score, select
 from trimtab.space import Tried
@@ -104,6 +106,14 @@ def _time_left(job: OptimizationJob, now: datetime) -> float | None:
     return (deadline - now).total_seconds()
 
 
+def _late(job: OptimizationJob, now: datetime) -> bool:
+    """Whether the search has had its time."""
+    timeout, started = job.spec.search.timeout, job.status.start_time
+    if timeout is None or started is None:
+        return False
+    return now >= parse_timestamp(started) + timedelta(seconds=parse_duration(timeout))
+
+
 def _check_deadline(job: OptimizationJob, now: datetime) -> None:
     left = _time_left(job, now)
     if left is not None and left <= 0:
@@ -113,7 +123,7 @@ def _check_deadline(job: OptimizationJob, now: datetime) -> None:
 def _advance(job: OptimizationJob, observed: Observed, runtime: OptimizationRuntime, now: datetime) -> Progress:
     """Through the stages until one has to wait for work; with no reason to wait the flow has ended."""
     progress = Progress(job.status)
-    for stage in (_inspect, _search, _playoff, _publish):
+    for stage in (_inspect, partial(_search, late=_late(job, now)), _playoff, _publish):
         progress = stage(_with_status(job, progress.status), observed, runtime)
         if progress.reason:
             _check_deadline(job, now)
@@ -128,17 +138,18 @@ def _inspect(job: OptimizationJob, observed: Observed, runtime: OptimizationRunt
     return Progress(job.status, Reason.INSPECTING, create)
 
 
-def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRuntime) -> Progress:
-    """Keep `parallelism` trials running until the budget of trials or the space is used up."""
+def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRuntime, late: bool) -> Progress:
+    """Keep `parallelism` trials running until the budget of trials or the space is used up, or it is late."""
     create: list[Work] = []
     trials: list[TrialStatus] = []
     for known in job.status.trials:
         trial, works = _keep_running(job, observed, runtime, known)
         trials.append(trial)
         create += works
-    while _running(trials) < job.spec.search.parallelism and len(trials) <= job.spec.search.max_trials:
+    search = job.spec.search
+    while not late and _running(trials) < search.parallelism and len(trials) <= search.max_trials:
         index = len(trials)
-        point = propose(job.spec.techniques, job.spec.search, index, _history(job, trials))
+        point = propose(explore(job), search.seed, index, _history(job, trials))
         if point is None:
             break
         trials.append(TrialStatus(index=index, state=TrialState.RUNNING, settings=dict(point)))

@@ -1,5 +1,6 @@
 """The space a pipeline spans, and the pipeline that one point of it stands for.
 
+`fix` leads from a point to its pipeline, `locate` back, and `span` from a few pipelines to a space that holds them.
 A point is a flat mapping from a setting's name to its choice, both as text (`{"quantize.perChannel": "true"}`): that
 is what the status stores and what people read.
 """
@@ -13,7 +14,8 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
-from trimtab.api.techniques import IntRange, Range, Scale, Searched, Step
+from trimtab.api.base import Spec
+from trimtab.api.techniques import IntRange, Range, Scale, Searched, Step, chosen
 
 Point = Mapping[str, str]
 
@@ -73,12 +75,12 @@ def labelled(steps: Sequence[Step]) -> Iterator[tuple[str, Step]]:
 def _dimensions(label: str, step: Step) -> Iterator[Dimension]:
     if step.optional:
         yield Dimension(f"{label}.enabled", ("true", "false"))
-    for field, info in type(step.config).model_fields.items():
+    for field in _searched(step.config):
         setting = getattr(step.config, field)
         name = f"{label}.{to_camel(field)}"
         if isinstance(setting, Range | IntRange):
             yield _numeric(name, setting)
-        elif any(isinstance(mark, Searched) for mark in info.metadata):
+        else:
             yield Dimension(name, tuple(_text(choice) for choice in setting))
 
 
@@ -117,6 +119,71 @@ def _fix_config(label: str, step: Step, point: Point) -> dict[str, Any]:
         else:
             config[field] = setting
     return config
+
+
+def locate(steps: Sequence[Step], pipeline: Sequence[Step]) -> Point | None:
+    """The point of the space of `steps` that stands for `pipeline`, whose every setting is chosen.
+
+    None where the space has no such point. What is not searched, such as a list of ignored layers, is not compared.
+    """
+    point: dict[str, str] = {}
+    left = list(pipeline)
+    for label, step in labelled(steps):
+        taken = bool(left) and left[0].technique == step.technique
+        if not taken and not step.optional:
+            return None
+        point[f"{label}.enabled"] = _text(taken)
+        if taken:
+            config = left.pop(0).config
+            for field in _searched(step.config):
+                text = point[f"{label}.{to_camel(field)}"] = _only(getattr(config, field))
+                if not _holds(getattr(step.config, field), text):
+                    return None
+    named = {dimension.name for dimension in space(steps)}
+    return None if left else {name: text for name, text in point.items() if name in named}
+
+
+def span(pipelines: Sequence[Sequence[Step]], order: Sequence[str]) -> list[Step]:
+    """The smallest pipeline in whose space each of `pipelines` lies; each has a technique once, in this `order`."""
+    steps = []
+    for name in order:
+        configs = [step.config for pipeline in pipelines for step in pipeline if step.technique == name]
+        if configs:
+            merged = {field: _union([getattr(c, field) for c in configs]) for field in _searched(configs[0])}
+            config = configs[0].model_copy(update=merged)
+            steps.append(Step.model_validate({name: config, "optional": len(configs) < len(pipelines)}))
+    return steps
+
+
+def _searched(config: Spec) -> Iterator[str]:
+    """The fields of a config that a point chooses."""
+    for field, info in type(config).model_fields.items():
+        numeric = isinstance(getattr(config, field), Range | IntRange)
+        if numeric or any(isinstance(mark, Searched) for mark in info.metadata):
+            yield field
+
+
+def _only(setting: Any) -> str:
+    choices: Sequence[Any] = setting.values or [] if isinstance(setting, Range | IntRange) else setting
+    return _text(chosen(choices))
+
+
+def _holds(setting: Any, text: str) -> bool:
+    if not isinstance(setting, Range | IntRange):
+        return text in [_text(choice) for choice in setting]
+    if setting.values is not None:
+        return text in [str(value) for value in setting.values]
+    assert setting.min is not None
+    assert setting.max is not None
+    return float(setting.min) <= float(text) <= float(setting.max)
+
+
+def _union(settings: Sequence[Any]) -> Any:
+    """One setting with the choices of all, each of which is listed."""
+    if isinstance(settings[0], Range | IntRange):
+        values = dict.fromkeys(value for setting in settings for value in setting.values or [])
+        return type(settings[0])(values=list(values))
+    return list(dict.fromkeys(choice for setting in settings for choice in setting))
 
 
 def canonical(point: Point) -> tuple[tuple[str, str], ...]:

@@ -42,7 +42,7 @@ spec:
   - distill: {epochs: {min: 1, max: 3}, learningRate: {min: "0.0001", max: "0.01", scale: Log}}
   - quantize: {precision: [Int8], method: [Static], operatorScope: [Compute], perChannel: [true]}
   search: {algorithm: Bayesian, maxTrials: 8, parallelism: 2, seed: 7}
-  budget: {deadline: 1h}
+  budget: {deadline: 1h, memory: 2Gi}
   publish: {uri: pvc://published}
   suspend: true
 """)
@@ -100,6 +100,7 @@ CASES = (
     # What people get wrong first: units, addresses, spelling.
     Case(JOB, {"spec.constraints.0.maxDrop": "one"}, "'one' is not a percent such as 1%"),
     Case(JOB, {"spec.budget.deadline": "90"}, "'90' is not a duration such as 5ms or 2h"),
+    Case(JOB, {"spec.budget.memory": "2GiB"}, "'2GiB' is not a quantity such as 20Mi"),
     Case(JOB, {"spec.budget.deadline": "99999999h"}, "'99999999h' is not a duration such as 5ms or 2h, at most 99999h"),
     Case(MONITOR, {"spec.cooldown": "99999999h"}, "'99999999h' is not a duration such as 5ms or 2h, at most 99999h"),
     Case(JOB, {"spec.model.uri": "s3://models/m"}, "'s3://models/m' is not a file:// or pvc:// address such as"),
@@ -127,6 +128,7 @@ CASES = (
     Case(JOB, {"spec.constraints.1.max": "0.0ms"}, "max must be above 0"),
     Case(JOB, {"spec.constraints.2.max": "0"}, "max must be above 0"),
     Case(JOB, {"spec.constraints.3.min": "0.98"}, "the bound has the wrong unit: accuracy takes a percent (98%)"),
+    Case(JOB, {"spec.budget.memory": "0Mi"}, "memory must be above 0"),
     Case(JOB, {"spec.data.train": REMOVED}, "distill trains: give data.train"),
     Case(JOB, {"spec.data.calibration": REMOVED}, "static quantization needs data.calibration"),
     Case(

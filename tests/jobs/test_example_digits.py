@@ -18,6 +18,7 @@ from trimtab.api.model import EngineName
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.work import MESSAGE_VARIABLE, TASK_VARIABLE, VOLUMES_VARIABLE, Report
 from trimtab.manifests import claimed
+from trimtab.recipe import explore
 from trimtab.search import propose
 from trimtab_jobs.data import read_split
 
@@ -85,7 +86,7 @@ def test_no_image_is_in_two_splits(folder: Path, job: OptimizationJob) -> None:
 def test_a_trial_prunes_recovers_exports_and_quantizes(
     folder: Path, job: OptimizationJob, runtime: OptimizationRuntime
 ) -> None:
-    point = propose(job.spec.techniques, job.spec.search, 1, [])
+    point = propose(explore(job), job.spec.search.seed, 1, [])
     assert point
     task = plan.trial(job, runtime, 1, point, 0).task
     volumes = {claim: str(folder / claim) for claim in CLAIMS}

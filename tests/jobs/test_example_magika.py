@@ -15,6 +15,7 @@ from trimtab.api.job import OptimizationJob
 from trimtab.api.model import EngineName
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.manifests import claimed
+from trimtab.recipe import explore
 from trimtab.search import propose
 from trimtab.space import Tried
 from trimtab_jobs.data import Split, read_split
@@ -52,7 +53,7 @@ def test_what_the_job_names_exists(folder: Path, job: OptimizationJob) -> None:
 
 def test_the_search_has_exactly_two_trials(job: OptimizationJob) -> None:
     history: list[Tried] = []
-    while point := propose(job.spec.techniques, job.spec.search, len(history) + 1, history):
+    while point := propose(explore(job), job.spec.search.seed, len(history) + 1, history):
         history.append(Tried(point))
     assert [tried.point["quantize.operatorScope"] for tried in history] == ["All", "Compute"]
 

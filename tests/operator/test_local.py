@@ -13,17 +13,18 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
-from trimtab.api.status import OptimizationJobStatus
+from trimtab.api.status import OptimizationJobStatus, TrialState
 from trimtab.api.work import Report, Stage
 from trimtab.documents import read_job
 from trimtab.local import identified
 from trimtab.plan import work_name
 
 
-def start(digits: Path, out: Path, **options) -> subprocess.Popen[str]:
+def start(digits: Path, out: Path, job: Path | None = None, **options) -> subprocess.Popen[str]:
     """The CLI in a process group of its own, so that only it can be killed."""
-    command = [sys.executable, "-m", "trimtab", "run", str(digits / "job.yaml"), "--out", str(out)]
+    command = [sys.executable, "-m", "trimtab", "run", str(job or digits / "job.yaml"), "--out", str(out)]
     return subprocess.Popen(
         [*command, "--volume", f"digits={digits}"],
         stdout=subprocess.PIPE,
@@ -127,3 +128,16 @@ def test_work_that_was_interrupted_before_its_task_was_written_is_started(digits
     process = start(digits, tmp_path)
     process.communicate(timeout=120)
     assert process.returncode == 0
+
+
+def test_a_trial_beyond_its_budget_of_memory_fails_and_the_job_goes_on(digits: Path, tmp_path: Path) -> None:
+    job = yaml.safe_load((digits / "job.yaml").read_text())
+    job["spec"]["budget"] = {"memory": "1Mi"}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    process = start(digits, tmp_path / "out", job=tmp_path / "job.yaml")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    found = status(tmp_path / "out")
+    assert found.state == "BaselineIsBest"
+    assert {t.state for t in found.trials[1:]} == {TrialState.FAILED}
+    assert all("spec.budget.memory: the trial held" in t.message for t in found.trials[1:])

@@ -11,6 +11,7 @@ from trimtab.api.model import EngineName
 from trimtab.api.status import OptimizationJobStatus, Outcome, TrialState
 from trimtab.api.work import ErrorKind, Stage
 from trimtab.decisions import Observed, ObservedWork, Work, WorkState
+from trimtab.recipe import explore
 from trimtab.reconcile import ATTEMPTS, reconcile
 
 
@@ -276,3 +277,38 @@ def test_a_finished_job_only_ends_what_still_runs() -> None:
     world.works = {"late": ObservedWork(Work("late", straggler.work.task), WorkState.ACTIVE)}
     decision = world.step()
     assert (decision.create, decision.delete, decision.events) == ((), ("late",), ())
+
+
+def test_without_techniques_the_recipe_is_what_runs() -> None:
+    world = World(make_job(techniques=None, search={"parallelism": 1}))
+    status = world.run()
+    assert status.state == "Published"
+    assert [t.settings for t in status.trials[1:]] == [dict(point) for point in explore(world.job).first]
+
+
+def test_the_recipe_warms_a_search_of_the_users_own_space() -> None:
+    world = World(
+        make_job(
+            techniques=[{"quantize": {"operatorScope": ["All", "Compute"], "perChannel": [False, True]}}],
+            search={"algorithm": "Random", "parallelism": 1},
+        )
+    )
+    trials = world.run().trials
+    assert trials[1].settings == {"quantize.operatorScope": "Compute", "quantize.perChannel": "true"}
+    assert len(trials) == 5
+
+
+def test_after_the_timeout_no_trial_starts_and_the_best_so_far_wins() -> None:
+    world = World(
+        make_job(
+            search={"timeout": "10m", "parallelism": 1},
+            techniques=[{"quantize": {"operatorScope": ["Compute", "All"]}}],
+        )
+    )
+    world.step()
+    world.step()
+    world.now = NOW + timedelta(minutes=10)
+    status = world.run()
+    assert len(status.trials) == 2
+    assert status.best
+    assert (status.state, status.best.trial) == ("Published", 1)

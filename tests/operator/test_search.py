@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from trimtab.api.job import Algorithm, Search
+from trimtab.api.job import Algorithm
 from trimtab.api.techniques import Step, chosen, chosen_int, chosen_number
-from trimtab.search import propose
-from trimtab.space import Point, Tried, canonical, fix, space
+from trimtab.search import Exploration, propose
+from trimtab.space import Point, Tried, canonical, fix, locate, space, span
 
 CHAIN = [
     Step.model_validate({"optional": True, "prune": {"ratio": {"min": "0.1", "max": "0.6"}}}),
@@ -15,14 +15,16 @@ CHAIN = [
     Step.model_validate({"quantize": {"operatorScope": ["All", "Compute"], "perChannel": [True, False]}}),
 ]
 FINITE = [Step.model_validate({"quantize": {"operatorScope": ["All", "Compute"], "perChannel": [True, False]}})]
-every_algorithm = pytest.mark.parametrize("algorithm", list(Algorithm))
+every_algorithm = pytest.mark.parametrize("algorithm", [Algorithm.GRID, Algorithm.RANDOM, Algorithm.BAYESIAN])
 
 
-def run(steps: list[Step], algorithm: Algorithm, trials: int, seed: int = 0) -> list[Point]:
+def run(
+    steps: list[Step], algorithm: Algorithm, trials: int, seed: int = 0, first: tuple[Point, ...] = ()
+) -> list[Point]:
     """Propose one after another, each trial finished with a cost before the next."""
     history: list[Tried] = []
     while len(history) < trials:
-        point = propose(steps, Search(algorithm=algorithm, seed=seed), len(history) + 1, history)
+        point = propose(Exploration(steps, algorithm, first), seed, len(history) + 1, history)
         if point is None:
             break
         history.append(Tried(point, float(len(canonical(point)) + len(history) % 3)))
@@ -53,9 +55,32 @@ def test_every_proposal_can_be_fixed(algorithm: Algorithm) -> None:
 @every_algorithm
 def test_a_running_trial_is_not_proposed_again(algorithm: Algorithm) -> None:
     history = [Tried(point) for point in run(FINITE, algorithm, 3)]
-    point = propose(FINITE, Search(algorithm=algorithm), 4, history)
+    point = propose(Exploration(FINITE, algorithm), 0, 4, history)
     assert point is not None
     assert canonical(point) not in {canonical(t.point) for t in history}
+
+
+FIRST: tuple[Point, ...] = (
+    {"quantize.operatorScope": "Compute", "quantize.perChannel": "false"},
+    {"quantize.operatorScope": "All", "quantize.perChannel": "false"},
+)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "begins", "count"),
+    [
+        (Algorithm.RECIPE, FIRST, 2),
+        (Algorithm.RANDOM, FIRST, 4),
+        (Algorithm.BAYESIAN, FIRST, 4),
+        (Algorithm.GRID, ({"quantize.operatorScope": "All", "quantize.perChannel": "true"},), 4),
+    ],
+)
+def test_a_search_begins_with_the_recipes_points_and_the_recipe_ends_with_them(
+    algorithm: Algorithm, begins: tuple[Point, ...], count: int
+) -> None:
+    points = run(FINITE, algorithm, 99, first=FIRST)
+    assert points[: len(begins)] == list(begins)
+    assert len(points) == count
 
 
 @pytest.mark.parametrize("algorithm", [Algorithm.RANDOM, Algorithm.BAYESIAN])
@@ -79,7 +104,7 @@ def test_bayesian_finds_a_better_half_sooner_than_random() -> None:
     def best(algorithm: Algorithm, seed: int) -> float:
         history: list[Tried] = []
         for index in range(1, 16):
-            point = propose(bowl, Search(algorithm=algorithm, seed=seed), index, history)
+            point = propose(Exploration(bowl, algorithm), seed, index, history)
             assert point
             history.append(Tried(point, (float(point["prune.ratio"]) - 0.7) ** 2))
         return min(t.value for t in history if t.value is not None)
@@ -109,3 +134,42 @@ def test_a_step_left_out_takes_its_settings_with_it() -> None:
     steps = fix(CHAIN, {"prune.enabled": "false"})
     assert [s.technique for s in steps] == ["distill", "quantize"]
     assert chosen(steps[1].quantize.per_channel) is True
+
+
+@every_algorithm
+def test_every_pipeline_is_found_again_in_its_space(algorithm: Algorithm) -> None:
+    for point in run(CHAIN, algorithm, 8):
+        assert canonical(locate(CHAIN, fix(CHAIN, point)) or {}) == canonical(point)
+
+
+def steps(*given: dict) -> list[Step]:
+    return [Step.model_validate(step) for step in given]
+
+
+STATIC = {"quantize": {"operatorScope": ["Compute"]}}
+PRUNED = {"prune": {"ratio": {"values": ["0.3"]}}}
+
+
+@pytest.mark.parametrize(
+    ("space_of", "pipeline", "point"),
+    [
+        ([{"quantize": {}}], [STATIC], {"quantize.operatorScope": "Compute"}),
+        ([{"quantize": {"operatorScope": ["All"]}}], [STATIC], None),
+        ([STATIC | {"optional": True}], [], {"quantize.enabled": "false"}),
+        ([STATIC], [], None),
+        ([STATIC], [STATIC, STATIC], None),
+        ([PRUNED, STATIC], [STATIC, PRUNED], None),
+        ([{"prune": {"ratio": {"min": "0.1", "max": "0.5"}}}], [PRUNED], {"prune.ratio": "0.3"}),
+        ([{"prune": {"ratio": {"min": "0.4", "max": "0.5"}}}], [PRUNED], None),
+    ],
+)
+def test_a_pipeline_lies_in_a_space_or_not(space_of: list[dict], pipeline: list[dict], point: Point | None) -> None:
+    assert locate(steps(*space_of), steps(*pipeline)) == point
+
+
+def test_a_span_holds_every_pipeline_it_was_made_of() -> None:
+    pipelines = [steps(STATIC), steps(PRUNED, {"quantize": {"operatorScope": ["All"]}}), steps(PRUNED)]
+    spanned = span(pipelines, ("prune", "quantize"))
+    assert [(step.technique, step.optional) for step in spanned] == [("prune", True), ("quantize", True)]
+    points = [locate(spanned, pipeline) for pipeline in pipelines]
+    assert [point and fix(spanned, point) for point in points] == pipelines

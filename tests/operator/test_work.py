@@ -7,7 +7,7 @@ import json
 import pytest
 
 from trimtab.api.model import EngineName
-from trimtab.api.status import Claim, Hardware, Inspection, Interval, Verdict
+from trimtab.api.status import DECISIVE_OPERATORS, Claim, Hardware, Inspection, Interval, Verdict
 from trimtab.api.work import (
     FINALISTS_LIMIT,
     MESSAGE_LIMIT,
@@ -35,7 +35,7 @@ LARGEST = {
         inspection=Inspection(
             model_digest="sha256:" + "1" * 64,
             data_digests=dict.fromkeys(("calibration", "train", "evaluation", "holdout"), "sha256:" + "2" * 64),
-            operators={f"Operator{i}": i for i in range(300)},
+            operators={f"Operator{i}": i for i in range(300)} | dict.fromkeys(sorted(DECISIVE_OPERATORS), 1),
             inputs={f"input_{i}": "float32[N,3,224,224]" for i in range(50)},
         ),
         measurements=[Measurement(engine=engine, accuracy=0.123456789, note="n" * 400) for engine in EngineName],
@@ -83,6 +83,7 @@ def test_the_largest_report_of_each_stage_fits_and_keeps_what_decisions_read(nam
     ]
     if report.inspection and read.inspection:
         assert read.inspection.data_digests == report.inspection.data_digests
+        assert read.inspection.operators.keys() >= DECISIVE_OPERATORS
     assert (read == report) == (not read.truncated)
 
 

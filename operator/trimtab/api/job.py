@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from trimtab.api.base import Record, Rule, Spec, exactly_one, exactly_one_cel
 from trimtab.api.model import Data, Metric, ModelFormat, ModelSource, Target, Uri, parse_metric
-from trimtab.api.quantities import DURATION, PERCENT, QUANTITY, Duration, Percent
+from trimtab.api.quantities import DURATION, PERCENT, QUANTITY, Duration, Percent, Quantity
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.techniques import Quantize, QuantizeMethod, Step
 
@@ -79,16 +79,26 @@ class Objective(Spec):
 
 
 class Algorithm(StrEnum):
+    """Random and Bayesian begin with those of the recipe's candidates that lie in the space; Recipe ends with them."""
+
     GRID = "Grid"
     RANDOM = "Random"
     BAYESIAN = "Bayesian"
+    RECIPE = "Recipe"
 
 
 class Search(Spec):
     """How the space of the techniques is explored."""
 
-    algorithm: Algorithm = Field(Algorithm.GRID, description="Bayesian is Optuna's TPE.")
+    algorithm: Algorithm | None = Field(
+        None,
+        description="Bayesian is Optuna's TPE, Recipe tries what is known to be good for such a model on such a CPU. "
+        "Left out: Grid, or Recipe where techniques is left out too.",
+    )
     max_trials: int = Field(16, ge=1, le=128, description="Trials at most, the input model not counted.")
+    timeout: Duration | None = Field(
+        None, description="From the first pod; when it passes, no further trial is started and the best so far wins."
+    )
     parallelism: int = Field(2, ge=1, le=64, description="Trials prepared at the same time.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="With the trial's index it seeds every proposal.")
 
@@ -96,7 +106,19 @@ class Search(Spec):
 class Budget(Spec):
     """What a job may spend."""
 
+    rules: ClassVar = (
+        Rule(
+            "!has(self.memory) || self.memory.matches('[1-9]')",
+            "memory must be above 0",
+            lambda b: b.memory is None or re.search("[1-9]", b.memory) is not None,
+        ),
+    )
     deadline: Duration = Field("2h", description="From the first pod; when it passes, the job fails.")
+    memory: Quantity | None = Field(
+        None,
+        description="What a trial may hold in memory on this machine; one that holds more fails. In a cluster the "
+        "memory limit of the OptimizationRuntime does this.",
+    )
 
 
 class Publish(Spec):
@@ -119,11 +141,11 @@ def immutable(name: str) -> Rule:
 
 
 def _has_step(spec: OptimizationJobSpec, name: str) -> bool:
-    return any(step.technique == name for step in spec.techniques)
+    return any(step.technique == name for step in spec.techniques or [])
 
 
 def _needs_calibration(spec: OptimizationJobSpec) -> bool:
-    configs = [step.config for step in spec.techniques]
+    configs = [step.config for step in spec.techniques or []]
     return any(isinstance(config, Quantize) and QuantizeMethod.STATIC in config.method for config in configs)
 
 
@@ -132,18 +154,19 @@ class OptimizationJobSpec(Spec):
 
     rules: ClassVar = (
         Rule(
-            "self.techniques.all(t, !has(t.distill)) || has(self.data.train)",
+            "!has(self.techniques) || self.techniques.all(t, !has(t.distill)) || has(self.data.train)",
             "distill trains: give data.train",
             lambda s: not _has_step(s, "distill") or s.data.train is not None,
         ),
         Rule(
-            "has(self.data.calibration) || "
+            "has(self.data.calibration) || !has(self.techniques) || "
             "!self.techniques.exists(t, has(t.quantize) && 'Static' in t.quantize.method)",
             "static quantization needs data.calibration",
             lambda s: not _needs_calibration(s) or s.data.calibration is not None,
         ),
         Rule(
-            "self.model.format == 'PyTorch' || self.techniques.all(t, !has(t.prune) && !has(t.distill))",
+            "self.model.format == 'PyTorch' || !has(self.techniques) || "
+            "self.techniques.all(t, !has(t.prune) && !has(t.distill))",
             "prune and distill need a PyTorch model",
             lambda s: s.model.format == ModelFormat.PYTORCH or not (_has_step(s, "prune") or _has_step(s, "distill")),
         ),
@@ -158,7 +181,12 @@ class OptimizationJobSpec(Spec):
         max_length=4,
         description="What to prefer among the candidates that keep every promise.",
     )
-    techniques: list[Step] = Field(min_length=1, max_length=8, description="An ordered pipeline.")
+    techniques: list[Step] | None = Field(
+        None,
+        min_length=1,
+        max_length=8,
+        description="An ordered pipeline. Left out: a recipe is derived from the model and the target.",
+    )
     search: Search = Field(Search(), description="How the space of the techniques is explored.")
     budget: Budget = Field(Budget(), description="What the job may spend.")
     publish: Publish | None = Field(None, description="Left out: the winner stays in the store and is only named.")

@@ -81,14 +81,22 @@ class TrialStatus(Record):
     message: str = ""
 
 
+DECISIVE_OPERATORS = frozenset(
+    {"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "Softmax", "Attention"}
+    | {f"com.microsoft:{name}" for name in ("Attention", "MultiHeadAttention", "FusedMatMul", "FusedConv")}
+)
+"""The operators that decide what a recipe tries: a Report never leaves them out."""
+
+
 class Inspection(Record):
     """What the Inspect pod found: the operator itself never opens a model."""
 
     model_digest: str = ""
     data_digests: dict[str, str] = {}
     samples: dict[str, int] = {}
-    operators: dict[str, int] = Field({}, description="How many nodes of each ONNX operator.")
+    operators: dict[str, int] = Field({}, description="How many nodes of each ONNX operator, most frequent first.")
     inputs: dict[str, str] = Field({}, description="Name to dtype and shape, such as float32[N,64].")
+    size: int = Field(0, description="Bytes of the input model as ONNX.")
 
 
 class Best(Record):

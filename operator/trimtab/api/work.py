@@ -16,7 +16,7 @@ from pydantic import Field
 from trimtab.api.base import Record
 from trimtab.api.job import Constraint
 from trimtab.api.model import Data, EngineName, ModelSource, Target
-from trimtab.api.status import Claim, Hardware, Inspection, Interval
+from trimtab.api.status import DECISIVE_OPERATORS, Claim, Hardware, Inspection, Interval
 from trimtab.api.techniques import Step
 
 WORK_VERSION = "v1alpha1"
@@ -25,6 +25,8 @@ VOLUMES_VARIABLE = "TRIMTAB_VOLUMES"
 MESSAGE_VARIABLE = "TRIMTAB_TERMINATION_MESSAGE"
 MESSAGE_LIMIT = 4096
 FINALISTS_LIMIT = 16
+OPERATORS_KEPT = 16
+"""How many operators a compact Report has at least, where it cannot have all."""
 INVALID_INPUT_EXIT = 2
 TEMPORARY_EXIT = 75
 """The exit codes of a pod: 2 is somebody's input and never retried, 75 (EX_TEMPFAIL) is worth another attempt."""
@@ -159,9 +161,14 @@ class Report(Record):
         return self.model_dump_json(by_alias=True, exclude_defaults=True, exclude_none=True)
 
 
-def _without_operators(report: Report) -> dict[str, Any]:
-    inspection = report.inspection
-    return {"inspection": inspection and inspection.model_copy(update={"operators": {}})}
+def _fewer_operators(report: Report) -> dict[str, Any]:
+    """Those that decide what is tried, and of the others the most frequent."""
+    if not report.inspection:
+        return {}
+    counts = report.inspection.operators
+    kept = {*list(counts)[:OPERATORS_KEPT], *DECISIVE_OPERATORS}
+    operators = {name: count for name, count in counts.items() if name in kept}
+    return {"inspection": report.inspection.model_copy(update={"operators": operators})}
 
 
 def _without_inputs(report: Report) -> dict[str, Any]:
@@ -184,7 +191,7 @@ def _short_error(report: Report) -> dict[str, Any]:
 
 
 _CUTS: dict[str, Callable[[Report], dict[str, Any]]] = {
-    "operators": _without_operators,
+    "operators": _fewer_operators,
     "versions": _without_versions,
     "steps": lambda report: {"steps": []},
     "inputs": _without_inputs,
