@@ -8,10 +8,11 @@ The order of the calls makes being killed between any two of them harmless:
    over finds the Job, not a gap: the same create has then succeeded, and the proposal is read back from the Job.
 2. *Write the status*, once, on the version it was decided on. It never claims work that does not exist (that was
    created before), and until it is written every result can still be read from the Jobs.
-3. *Delete* what is no longer needed. Only now, because a deleted Job takes its result with it; were the operator
-   killed here, the next turn would see the same status and the same Jobs, and decide the same deletes.
-4. *Tell* of it in events, only if the status was written: a lost event is the one thing a kill may cost, and a
+3. *Tell* of it in events, only if the status was written: a lost event is the one thing a kill may cost, and a
    repeated one cannot happen, since the next turn finds nothing changed.
+4. *Delete* what is no longer needed. Only now, because a deleted Job takes its result with it, and only as it was
+   when that was decided: one that has finished since is looked at again. Were the operator killed here, the next
+   turn would see the same status and the same Jobs, and decide the same deletes.
 
 Having changed something, an object gets another turn at once: the flow goes on until there is nothing to do, and does
 not depend on an event that may or may not come. An object that is being deleted is left alone; owner references take
@@ -40,7 +41,7 @@ from trimtab.cluster.client import Client, Object
 from trimtab.cluster.pods import Pods, record_of
 from trimtab.conditions import is_finished, with_condition
 from trimtab.decisions import Event, Observed, ObservedWork, Work, WorkState
-from trimtab.errors import ClusterError, Conflict, NotFound, Refused
+from trimtab.errors import ClusterError, Conflict, Forbidden, NotFound, Refused
 from trimtab.manifests import job_manifest, metadata_of, optimization_job_manifest, rule_manifest
 from trimtab.monitoring import reconcile_monitor
 from trimtab.queue import WorkQueue
@@ -82,6 +83,8 @@ class Controller:
         self.pods = Pods(client)
         self._refused: dict[Key, dict[str, ObservedWork]] = {}
         """Work whose Job the API server finds invalid: as good as failed, though there is nothing to observe."""
+        self._forbidden: dict[Key, str] = {}
+        """Why the last turn could not start what it wanted: a quota is used up, a role is missing."""
         self._rules: dict[Key, tuple[Object, datetime]] = {}
         """The ConfigMap last applied for each monitor, and when."""
 
@@ -90,6 +93,7 @@ class Controller:
         item = self._world.get(key.kind, key.name)
         if item is None or item["metadata"].get("deletionTimestamp"):
             self._refused.pop(key, None)
+            self._forbidden.pop(key, None)
             self._rules.pop(key, None)
             return None
         try:
@@ -103,16 +107,19 @@ class Controller:
         runtime = self._runtime(job)
         now = self._clock()
         works = await self._works(key, job, now)
-        decision = reconcile(job, Observed(runtime, works), now)
+        decision = reconcile(job, Observed(runtime, works, self._forbidden.pop(key, "")), now)
         for work in decision.create:
             assert runtime is not None
             await self._start(key, job, runtime, work)
         written = await self._write(key, job.metadata, job.status, decision.status)
+        await self._tell(job, decision.events if written else ())
         deleted = [record for record in self._world.works.of(job.metadata.uid) if record.name in decision.delete]
         for record in deleted:
-            await objects.delete(self._client, objects.JOBS, record.namespace, record.name, record.uid)
+            as_seen = {"uid": record.uid, "resourceVersion": str(record.version)}
+            await objects.delete(self._client, objects.JOBS, record.namespace, record.name, **as_seen)
             self._world.works.remove(record)
-        await self._tell(job, decision.events if written else ())
+        if why := self._forbidden.get(key):
+            raise Forbidden(why)  # once the status is written; the queue tries again, ever more rarely
         if decision.create or written or deleted:
             self._queue.add(key)
         return _soonest(decision.requeue_after, self.pods.next_look(self._world.works.of(job.metadata.uid), now))
@@ -154,6 +161,8 @@ class Controller:
         except Refused as error:
             logger.warning("%s: %s", key, error)
             self._refused.setdefault(key, {})[work.name] = _refused_work(work, str(error))
+        except Forbidden as error:
+            self._forbidden[key] = str(error)
         else:
             self._world.works.put(record_of(stored))
 

@@ -51,6 +51,8 @@ class Observed:
 
     runtime: OptimizationRuntime | None
     works: tuple[ObservedWork, ...] = ()
+    forbidden: str = ""
+    """Why no more work could be started: a quota that is used up, a role that is missing."""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ retries and writes nothing; no change handlers, so no annotation and no finalize
 peering, no events of its own. The handlers hand an object to `feeds` and return; the queue's workers do the rest.
 
 A task that ends with an error ends the process: a restart is fast and loses nothing, while an operator without one of
-its watches would look alive and be deaf.
+its watches would look alive and be deaf. Where namespaces are named, one of them may be deleted, and its role with
+it; then everything begins anew with those that can be read, and again when it is back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -25,6 +27,7 @@ from trimtab.controller import RESOURCES, Controller
 from trimtab.errors import ClusterError, NotFound, Temporary
 from trimtab.feeds import Feeds
 from trimtab.metrics import Metrics
+from trimtab.namespaces import RETRY_SECONDS, NamespacesChanged, first_readable, look, readable
 from trimtab.queue import WorkQueue
 from trimtab.server import Health, Server
 from trimtab.settings import Settings
@@ -36,8 +39,6 @@ GAP_SECONDS = 1.0
 DRAIN_SECONDS = 10.0
 """What a turn that is under way gets when the process is told to stop; Kubernetes gives the pod 30."""
 
-RETRY_SECONDS = 5.0
-
 logger = logging.getLogger(__name__)
 
 
@@ -45,10 +46,15 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises SystemExit where the cluster refuses what cannot be done without."""
     logs.configure(settings.log_level, settings.log_format)
     refusals: list[str] = []
-    try:
-        asyncio.run(operate(settings))
-    except* ClusterError as errors:
-        refusals = [str(error) for error in errors.exceptions]
+    again = True
+    while again and not refusals:
+        again = False
+        try:
+            asyncio.run(operate(settings))
+        except* NamespacesChanged:
+            again = True
+        except* ClusterError as errors:
+            refusals = [str(error) for error in errors.exceptions]
     if refusals:  # outside, or what is raised comes as a group with a traceback
         logger.critical("%s", "; ".join(refusals))
         raise SystemExit(1)
@@ -56,10 +62,24 @@ def run(settings: Settings) -> None:
 
 async def operate(settings: Settings) -> None:
     """The operator as a coroutine. Raises an ExceptionGroup with what ended it, if it was not a signal."""
-    metrics, world = Metrics(), World()
+    metrics = Metrics()
+    async with await Client.connect(metrics.called) as client:
+        named = settings.watch_namespaces
+        served = await first_readable(client, named) if named else []
+        try:
+            await _serve(settings, client, metrics, served)
+        except* Exception:
+            # A watch that ended first, with an error of kopf's or ours, has the same reason.
+            if named and await readable(client, named) != served:
+                raise NamespacesChanged from None
+            raise
+
+
+async def _serve(settings: Settings, client: Client, metrics: Metrics, served: list[str]) -> None:
+    world = World()
     queue: WorkQueue[Key] = WorkQueue(gap=GAP_SECONDS)
-    namespaces: list[str | None] = [*settings.watch_namespaces] or [None]
-    async with await Client.connect(metrics.called) as client, asyncio.TaskGroup() as group:
+    namespaces: list[str | None] = [*served] or [None]
+    async with asyncio.TaskGroup() as group, contextlib.AsyncExitStack() as ending:
         controller = Controller(client, world, queue)
         feeds = Feeds(client, world, queue, controller.pods, namespaces)
         health = Health(feeds)
@@ -68,6 +88,7 @@ async def operate(settings: Settings) -> None:
         metrics.watch_queue(lambda: len(queue))
         metrics.watch_jobs(lambda: world.all(Kind.JOB))
         await server.start(settings.http_port)
+        ending.push_async_callback(server.stop)
 
         tasks = [group.create_task(health.watch_loop())]
         await _synchronize(feeds, group, tasks)
@@ -76,13 +97,15 @@ async def operate(settings: Settings) -> None:
             for number in range(settings.workers)
         ]
         tasks.append(group.create_task(feeds.audit_forever(), name="audit"))
+        if served:
+            tasks.append(group.create_task(look(client, settings.watch_namespaces, served), name="namespaces"))
         # Tasks from before this line are none of kopf's business; those from after it are ended with kopf.
         await kopf.operator(
             registry=_registry(feeds, client, server),
             settings=_kopf_settings(),
             standalone=True,
-            clusterwide=not settings.watch_namespaces,
-            namespaces=settings.watch_namespaces,
+            clusterwide=not served,
+            namespaces=served,
             # Otherwise kopf asks for the user's name, and a container's user often has none.
             identity=cast(Any, "trimtab"),
         )

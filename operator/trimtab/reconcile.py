@@ -83,9 +83,10 @@ def _with_status(job: OptimizationJob, status: OptimizationJobStatus) -> Optimiz
 
 
 def _stuck(observed: Observed) -> str:
-    """What active work waits for: an image that cannot be pulled, a node with room."""
+    """What work waits for: an image that cannot be pulled, a node with room, a quota."""
     waiting = [seen for seen in observed.works if seen.state == WorkState.ACTIVE and seen.message]
-    return "; ".join(f"{seen.work.name} waits: {seen.message}" for seen in waiting)
+    told = [f"{seen.work.name} waits: {seen.message}" for seen in waiting]
+    return "; ".join([*told, observed.forbidden] if observed.forbidden else told)
 
 
 def _decide(job: OptimizationJob, status: OptimizationJobStatus, **actions: Any) -> Decision:

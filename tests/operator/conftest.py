@@ -29,6 +29,16 @@ def kubeconfig() -> Iterator[str]:
 @pytest.fixture
 def namespace(kubeconfig: str) -> str:
     """A new namespace."""
+    return new_namespace()
+
+
+@pytest.fixture
+def other_namespace(kubeconfig: str) -> str:
+    """A second one."""
+    return new_namespace()
+
+
+def new_namespace() -> str:
     name = f"test-{uuid.uuid4().hex[:8]}"
 
     async def make() -> None:

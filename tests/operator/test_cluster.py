@@ -94,7 +94,7 @@ def test_a_name_that_is_being_deleted_is_asked_for_again_later(namespace: str) -
         manifest = config_map(namespace, await submit(client, namespace))
         manifest["metadata"]["finalizers"] = ["example.com/hold"]
         stored = await objects.create(client, objects.CONFIG_MAPS, manifest)
-        await objects.delete(client, objects.CONFIG_MAPS, namespace, "c", stored["metadata"]["uid"])
+        await objects.delete(client, objects.CONFIG_MAPS, namespace, "c", uid=stored["metadata"]["uid"])
         with pytest.raises(Conflict, match="still being deleted"):
             await objects.create(client, objects.CONFIG_MAPS, manifest)
 
@@ -118,10 +118,10 @@ def test_deleting_is_about_one_object_and_not_its_name(namespace: str) -> None:
             manifest["metadata"]["name"],
             (await objects.create(client, objects.JOBS, manifest))["metadata"]["uid"],
         )
-        await objects.delete(client, objects.JOBS, namespace, name, "00000000-0000-0000-0000-000000000000")
+        await objects.delete(client, objects.JOBS, namespace, name, uid="00000000-0000-0000-0000-000000000000")
         assert (await objects.get(client, objects.JOBS, namespace, name))["metadata"]["uid"] == uid
-        await objects.delete(client, objects.JOBS, namespace, name, uid)
-        await objects.delete(client, objects.JOBS, namespace, name, uid)
+        await objects.delete(client, objects.JOBS, namespace, name, uid=uid)
+        await objects.delete(client, objects.JOBS, namespace, name, uid=uid)
         with pytest.raises(NotFound):
             await objects.get(client, objects.JOBS, namespace, name)
 
@@ -149,7 +149,7 @@ def test_a_status_is_written_on_the_version_it_was_decided_on_and_only_if_it_cha
             assert cleared is not None
             assert "inspection" not in cleared["status"]
 
-            await objects.delete(client, kind, namespace, "m", job.metadata.uid)
+            await objects.delete(client, kind, namespace, "m", uid=job.metadata.uid)
             with pytest.raises(NotFound):
                 await objects.write_status(client, kind, metadata_of(cleared), old.wire(), new.wire())
 
@@ -205,7 +205,7 @@ def test_a_watch_survives_cuts_and_tells_of_what_was_deleted_meanwhile(namespace
             assert (await next_of(changes, Seen)).object["metadata"]["name"] == "c"
 
             proxy.cut()
-            await objects.delete(direct, objects.OPTIMIZATION_JOBS, namespace, "a", first.metadata.uid)
+            await objects.delete(direct, objects.OPTIMIZATION_JOBS, namespace, "a", uid=first.metadata.uid)
             assert (await next_of(changes, Gone)).object["metadata"]["name"] == "a"
             assert [call for call in calls if call[0] == "GET"] == [("GET", "optimizationjobs", 200)]
             await changes.aclose()

@@ -21,6 +21,7 @@ from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.cluster.watch import Gone, Seen, watch
 from trimtab.conditions import find, is_finished
 from trimtab.controller import RESOURCES, Controller
+from trimtab.errors import Conflict
 from trimtab.feeds import Feeds
 from trimtab.queue import WorkQueue
 from trimtab.world import Key, Kind, World
@@ -221,7 +222,7 @@ def test_killed_after_every_write_it_comes_to_the_same_end(namespace: str) -> No
             killed = await job_where(client, namespace, Complete="Published")
             assert len(ran) == len(set(ran)) == 5
 
-            await objects.delete(client, objects.OPTIMIZATION_JOBS, namespace, "m", job.metadata.uid)
+            await objects.delete(client, objects.OPTIMIZATION_JOBS, namespace, "m", uid=job.metadata.uid)
             while await jobs_of(client, namespace):
                 await asyncio.sleep(0.1)
             await submit(client, namespace)
@@ -297,6 +298,48 @@ def test_a_job_that_kubernetes_refuses_fails_with_its_words(namespace: str) -> N
             status = await job_where(client, namespace, Failed="InvalidInput")
             assert "must be less than or equal to memory limit" in message(status, "Failed")
             assert await jobs_of(client, namespace) == []
+
+    asyncio.run(main())
+
+
+def test_a_quota_that_is_used_up_is_named_and_waited_for(namespace: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client, operator(namespace):
+            quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
+            used_up = {"hard": {"count/jobs.batch": "0"}}
+            await client.request("POST", quotas, body={"metadata": {"name": "q"}, "spec": used_up})
+            status = used_up | {"used": {"count/jobs.batch": "0"}}
+            await client.request("PATCH", f"{quotas}/q/status", body={"status": status}, headers=MERGE_PATCH)
+            await add_runtime(client, namespace)
+            await submit(client, namespace)
+            async with asyncio.timeout(60):
+                while "exceeded quota: q" not in message(
+                    await job_where(client, namespace, Complete="Inspecting"), "Complete"
+                ):
+                    await asyncio.sleep(0.1)
+            await client.request("DELETE", f"{quotas}/q")
+            async with node(client, namespace, Simulated()):
+                status = await job_where(client, namespace, Complete="Published")
+            assert "quota" not in message(status, "Complete")
+
+    asyncio.run(main())
+
+
+def test_a_job_that_ends_while_it_is_to_be_deleted_keeps_its_result(namespace: str) -> None:
+    async def main() -> None:
+        async with still(namespace) as operator, node(operator.client, namespace, Simulated()) as ran:
+            await operator.turn()
+            while not ran:
+                await asyncio.sleep(0.05)
+            path = objects.OPTIMIZATION_JOBS.path(namespace, "m")
+            suspended = await operator.client.request(
+                "PATCH", path, body={"spec": {"suspend": True}}, headers=MERGE_PATCH
+            )
+            operator.life.feeds.seen(Kind.JOB, suspended)
+            # Its view of the Job is from before it ended.
+            with pytest.raises(Conflict):
+                await operator.turn()
+            assert len(await jobs_of(operator.client, namespace)) == 1
 
     asyncio.run(main())
 

@@ -16,12 +16,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 
 from builders import job_dict, make_runtime, report_for, scopes
 from kubelet import node
 from trimtab.api.work import Report, Task
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
+from trimtab.errors import AlreadyExists
 from trimtab.settings import Settings
 
 pytestmark = pytest.mark.e2e
@@ -126,6 +128,82 @@ def test_from_an_applied_manifest_to_a_winner_with_a_kill_and_a_polite_end(names
             assert not [e for e in events if "kopf" in json.dumps(e)]
 
     asyncio.run(main())
+
+
+RULES = [
+    {
+        "apiGroups": ["trimtab.dev", "batch", "", "events.k8s.io"],
+        "resources": ["*"],
+        "verbs": ["get", "list", "watch", "create", "patch", "delete"],
+    },
+    # Subresources are named one by one.
+    {"apiGroups": ["trimtab.dev"], "resources": ["optimizationjobs/status"], "verbs": ["patch"]},
+]
+RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces"
+
+
+async def bind(client: Client, namespace: str, account: str) -> None:
+    """Let an account's default user do in a namespace what the chart's Role lets the operator do."""
+    role = {"metadata": {"name": "operator"}, "rules": RULES}
+    subject = {"kind": "ServiceAccount", "name": "default", "namespace": account}
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operator"}
+    binding = {"metadata": {"name": "operator"}, "roleRef": reference, "subjects": [subject]}
+    for kind, body in (("roles", role), ("rolebindings", binding)):
+        with contextlib.suppress(AlreadyExists):
+            await client.request("POST", f"{RBAC}/{namespace}/{kind}", body=body)
+    asked = {"namespace": namespace, "verb": "list", "group": "batch", "resource": "jobs"}
+    review = {"spec": {"user": f"system:serviceaccount:{account}:default", "resourceAttributes": asked}}
+    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    while not (await client.request("POST", path, body=review))["status"]["allowed"]:
+        await asyncio.sleep(0.05)
+
+
+async def kubeconfig_of(client: Client, namespace: str, folder: Path) -> str:
+    """A kubeconfig with the token of the namespace's default account."""
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token"
+    token = (await client.request("POST", path, body={"spec": {}}))["status"]["token"]
+    config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+    for user in config["users"]:
+        user["user"] = {"token": token}
+    (folder / "kubeconfig").write_text(yaml.safe_dump(config))
+    return str(folder / "kubeconfig")
+
+
+def test_a_namespace_that_is_lost_and_comes_back_does_not_stop_the_others(
+    namespace: str, other_namespace: str, tmp_path: Path
+) -> None:
+    """Deleting a namespace deletes the role in it; to the operator, both look the same."""
+    settings = Settings(watch_namespaces=[namespace, other_namespace], http_port=free_port())
+
+    async def main() -> None:
+        async with (
+            await Client.connect() as client,
+            node(client, namespace, answer()),
+            node(client, other_namespace, answer()),
+        ):
+            for each in (namespace, other_namespace):
+                await bind(client, each, account=namespace)
+            kubeconfig = await kubeconfig_of(client, namespace, tmp_path)
+            async with process(settings, KUBECONFIG=kubeconfig) as running:
+                assert await fetch(settings.http_port, "/healthz") == "ok"
+                await client.request("DELETE", f"{RBAC}/{other_namespace}/rolebindings/operator")
+                await heard(running, f"now {namespace} can be read")
+                await submit(client, namespace)
+                await published(client, namespace)
+                await submit(client, other_namespace)
+                await bind(client, other_namespace, account=namespace)
+                await published(client, other_namespace)
+                assert running.returncode is None
+
+    asyncio.run(main())
+
+
+async def heard(running: Process, words: str) -> None:
+    """Wait until the operator says this in its log."""
+    assert running.stderr
+    async with asyncio.timeout(120):
+        while words not in (line := (await running.stderr.readline()).decode()):
+            assert line, "it ended before"
 
 
 @pytest.mark.parametrize(

@@ -68,13 +68,21 @@ async def create(client: Client, resource: Resource, manifest: Object) -> Object
         return stored
 
 
-async def delete(client: Client, resource: Resource, namespace: str, name: str, uid: str) -> None:
-    """Delete that very object; what it owns (a Job's pods) goes in the background."""
-    options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+async def delete(client: Client, resource: Resource, namespace: str, name: str, **preconditions: str) -> None:
+    """Delete the object with that `uid`; what it owns (a Job's pods) goes in the background.
+
+    With a `resourceVersion` too, only as it was then: raises Conflict where it has changed since, for a Job that has
+    finished in the meantime holds a result.
+    """
+    options = {"propagationPolicy": "Background", "preconditions": preconditions}
     try:
         await client.request("DELETE", resource.path(namespace, name), body=options)
-    except (NotFound, Conflict):
-        return  # gone, or replaced by another of the same name
+    except NotFound:
+        return
+    except Conflict:
+        if "resourceVersion" in preconditions:
+            raise
+        return  # replaced by another of the same name
 
 
 async def write_status(
