@@ -4,7 +4,8 @@ Two latencies measured one after the other differ by whatever the machine did me
 in one process and take turns in rounds, A-B-...-B-A: a drift that is linear over a round adds the same to each. Each
 round gives one ratio to the baseline, and the ratio claimed is their median, with a 95% percentile bootstrap interval
 over rounds (Efron, Annals of Statistics 7 (1979) 1-26). The baseline runs a second time as its own rival: how far
-that ratio is from 1 is what this machine calls equal.
+that ratio is from 1 is what this machine calls equal. A contestant whose interval lies wholly above that of the fastest
+cannot win any more and takes no further turns; what is known of it is kept, from the rounds it took part in.
 
 Statistics are separate from the loop, and the loop's clock is a parameter.
 """
@@ -12,7 +13,7 @@ Statistics are separate from the loop, and the loop's clock is a parameter.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,10 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Race:
-    """Seconds per call: `times[contestant][round]` is an array of that round's calls."""
+    """Seconds per call: `times[contestant][round]` is an array of that round's calls.
+
+    A contestant that was dropped has the first rounds only.
+    """
 
     times: list[list[Array]]
 
@@ -57,42 +61,59 @@ class Race:
         return np.array([np.median(calls) for calls in self.times[contestant]])
 
 
-def race(contestants: Sequence[Call], bounds: Bounds | None = None, clock: Clock = time.perf_counter) -> Race:
-    """Warm every contestant up, then let them take turns until the bounds are reached."""
+def race(
+    contestants: Sequence[Call],
+    bounds: Bounds | None = None,
+    clock: Clock = time.perf_counter,
+    droppable: Collection[int] = (),
+) -> Race:
+    """Warm every contestant up, then let them take turns until the bounds are reached.
+
+    After `min_rounds` those of the `droppable` that are clearly slower than the fastest leave. The first contestant is
+    what times are relative to.
+    """
     bounds = bounds or Bounds()
     for call in contestants:
         _turn(call, 0, bounds.warm_up_calls, bounds.warm_up_seconds, clock)
-    times: list[list[Array]] = [[] for _ in contestants]
+    raced = Race([[] for _ in contestants])
+    left = list(range(len(contestants)))
     started = clock()
     for number in range(bounds.rounds):
-        if number >= bounds.min_rounds and clock() - started >= bounds.seconds:
-            break
-        turns: list[list[float]] = [[] for _ in contestants]
-        for contestant in _there_and_back(len(contestants)):
+        if number >= bounds.min_rounds:
+            left = _without_losers(raced, left, droppable) if droppable else left
+            decided = droppable and not {*left} & {*droppable}
+            if decided or clock() - started >= bounds.seconds:
+                break
+        turns: dict[int, list[float]] = {contestant: [] for contestant in left}
+        for contestant in (*left, *reversed(left)):
             first = number * bounds.calls_per_turn  # all see the same samples, for time may depend on them
             turns[contestant] += _turn(
                 contestants[contestant], first, bounds.calls_per_turn, bounds.turn_seconds, clock
             )
-        for contestant, calls in enumerate(turns):
-            times[contestant].append(np.array(calls))
-    return Race(times)
+        for contestant, calls in turns.items():
+            raced.times[contestant].append(np.array(calls))
+    return raced
+
+
+def _without_losers(raced: Race, left: list[int], droppable: Collection[int]) -> list[int]:
+    """Who stays. The seed makes no decision: it only lets the same times always give the same intervals."""
+    baseline = raced.medians(0)
+    found = {contestant: ratio(raced.medians(contestant), baseline, seed=0) for contestant in left}
+    fastest = min(found.values(), key=lambda interval: float(interval.estimate))
+    return [c for c in left if c not in droppable or float(found[c].low) <= float(fastest.high)]
 
 
 def ratio(contestant: Array, baseline: Array, seed: int) -> Interval:
     """The median over rounds of the ratio of two contestants' times, with its 95% bootstrap interval.
 
-    Both arrays have one time per round. The pairing by round is kept in resampling.
+    Both arrays have one time per round, of which a contestant that was dropped has fewer. The pairing by round is kept
+    in resampling.
     """
-    ratios = contestant / baseline
+    ratios = contestant / baseline[: len(contestant)]
     rng = np.random.default_rng(seed)
     resampled = np.median(rng.choice(ratios, size=(RESAMPLES, len(ratios))), axis=1)
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Interval(estimate=decimal(float(np.median(ratios))), low=decimal(float(low)), high=decimal(float(high)))
-
-
-def _there_and_back(count: int) -> Iterator[int]:
-    yield from range(count)
-    yield from reversed(range(count))
 
 
 def _turn(call: Call, first: int, calls: int, seconds: float, clock: Clock) -> list[float]:

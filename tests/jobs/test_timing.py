@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from trimtab_jobs.timing import Bounds, race, ratio
+from trimtab_jobs.timing import Bounds, Race, race, ratio
 
 
 @dataclass
@@ -81,6 +81,48 @@ def test_time_runs_out_only_after_enough_rounds() -> None:
     machine = Machine()
     quick = race([machine.model("quick", 0.0001)], bounds, machine.clock)
     assert [len(rounds) for rounds in quick.times] == [40]
+
+
+def rounds(raced: Race) -> list[int]:
+    return [len(times) for times in raced.times]
+
+
+def test_who_is_clearly_slower_leaves_after_the_least_rounds_and_keeps_its_ratio() -> None:
+    machine = Machine(lambda now: 1.0 + (now % 0.3 > 0.2))
+    models = [machine.model(name, seconds) for name, seconds in (("base", 0.002), ("half", 0.001), ("slow", 0.003))]
+    raced = race(models, Bounds(rounds=40, min_rounds=10, calls_per_turn=3), machine.clock, droppable={1, 2})
+    assert rounds(raced) == [40, 40, 10]
+    assert float(ratio(raced.medians(2), raced.medians(0), seed=1).estimate) == pytest.approx(1.5, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "droppable", "expected"),
+    [
+        pytest.param([0.002, 0.001, 0.00101], {1, 2}, [40, 40, 40], id="two that noise does not tell apart"),
+        pytest.param([0.001, 0.002, 0.003], {1, 2}, [10, 10, 10], id="all but the baseline leave, and it is over"),
+        pytest.param([0.002, 0.001, 0.003], {1}, [40, 40, 40], id="the control stays however slow"),
+        pytest.param([0.002, 0.001, 0.003], (), [40, 40, 40], id="nobody may be dropped"),
+    ],
+)
+def test_who_stays(seconds: list[float], droppable: set[int], expected: list[int]) -> None:
+    rng = np.random.default_rng(1)
+    machine = Machine(lambda now: rng.lognormal(0, 0.05))
+    models = [machine.model("m", each) for each in seconds]
+    bounds = Bounds(rounds=40, min_rounds=10, calls_per_turn=3)
+    assert rounds(race(models, bounds, machine.clock, droppable)) == expected
+
+
+def test_the_interval_of_a_dropped_one_still_covers() -> None:
+    """Dropping looks at the times it judges; the interval must not have become narrower than it claims."""
+    rng = np.random.default_rng(5)
+    covered = []
+    for _ in range(30):
+        machine = Machine(lambda now: rng.lognormal(0, 0.1))
+        models = [machine.model("base", 0.001), machine.model("slow", 0.0012), machine.model("fast", 0.0008)]
+        raced = race(models, Bounds(rounds=20, min_rounds=10, calls_per_turn=1), machine.clock, {1, 2})
+        found = ratio(raced.medians(1), raced.medians(0), seed=0)
+        covered.append(float(found.low) <= 1.2 <= float(found.high))
+    assert np.mean(covered) >= 0.8
 
 
 def test_percentiles_are_over_all_calls() -> None:
