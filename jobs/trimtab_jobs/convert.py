@@ -13,13 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from trimtab.api.model import EngineName, ModelFormat
 from trimtab_jobs.data import Array, Split, Splits
 from trimtab_jobs.engines import EngineOptions, engine
 from trimtab_jobs.errors import InvalidInput, NotApplicable
 from trimtab_jobs.model import Model
+from trimtab_jobs.parity import difference
 
 if TYPE_CHECKING:
     import torch
@@ -134,19 +133,12 @@ def _check_same(path: Path, example: dict[str, Array], answers: list[Array], fac
     for samples in (SAMPLES, 1):
         outputs = session.run({name: array[:samples] for name, array in example.items()})
         for answer, output in zip(answers, outputs, strict=True):
-            difference = _difference(answer[:samples], output)
-            if not difference <= TOLERANCE:  # so that NaN is a difference too
+            off = difference(answer[:samples], output)
+            if not off <= TOLERANCE:  # so that NaN is a difference too
                 raise InvalidInput(
-                    f"model.factory {factory}: exported to ONNX its module answers differently, by {difference:.1g} "
+                    f"model.factory {factory}: exported to ONNX its module answers differently, by {off:.1g} "
                     f"of its largest output for a batch of {samples}: let no sample depend on others or on chance"
                 )
-
-
-def _difference(expected: Array, found: Array) -> float:
-    if expected.shape != found.shape:
-        return float("inf")
-    largest = np.abs(expected.astype(np.float64)).max()
-    return float(np.abs(expected.astype(np.float64) - found).max() / (largest or 1.0))
 
 
 def _root(error: BaseException) -> BaseException:

@@ -2,6 +2,7 @@
 
     WorkFailure
     ├── InvalidInput      somebody's model, data or setting; trying again cannot help (exit code 2)
+    ├── WrongResult       a library made a model that is not what it should be; trying again cannot help
     ├── NotApplicable     the technique has nothing to do here; the trial is Skipped, not Failed
     └── Temporary         the world's fault; another attempt may succeed (exit code 75)
         └── Crashed       a bug, ours or a library's; tried again, for it may be the machine (exit code 1)
@@ -23,6 +24,10 @@ class WorkFailure(Exception):
 
 class InvalidInput(WorkFailure):
     reason = "InvalidInput"
+
+
+class WrongResult(WorkFailure):
+    reason = "WrongResult"
 
 
 class NotApplicable(WorkFailure):

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
 from trimtab.api.base import Rule, Spec, exactly_one, exactly_one_cel
 from trimtab.api.quantities import Decimal
@@ -110,6 +111,25 @@ def chosen_int(setting: IntRange) -> int:
     return chosen(setting.values or [])
 
 
+class GraphOptimizer(StrEnum):
+    """Who rewrites the graph. ONNX Runtime's highest level is left out: its layouts fit one CPU only."""
+
+    ONNXSLIM = "Onnxslim"
+    ONNXRUNTIME_BASIC = "OnnxRuntimeBasic"
+    ONNXRUNTIME_EXTENDED = "OnnxRuntimeExtended"
+    TRANSFORMERS = "Transformers"
+
+
+class OptimizeGraph(Spec):
+    """A smaller graph of an ONNX model that answers the same: constants folded, operators fused."""
+
+    optimizer: Choice[GraphOptimizer] = Field(
+        [GraphOptimizer.ONNXSLIM, GraphOptimizer.TRANSFORMERS],
+        description="Onnxslim and OnnxRuntimeBasic stay with standard ONNX. OnnxRuntimeExtended and Transformers, "
+        "which fuses attention, also write ONNX Runtime's own operators, and other engines may refuse those.",
+    )
+
+
 class Precision(StrEnum):
     INT8 = "Int8"
 
@@ -176,12 +196,14 @@ class Distill(Spec):
 class Techniques(Spec):
     """The techniques by name; the order here is the order of the reference."""
 
+    optimize_graph: OptimizeGraph | None = None
     quantize: Quantize | None = None
     prune: Prune | None = None
     distill: Distill | None = None
 
 
-TECHNIQUES = tuple(Techniques.model_fields)
+TECHNIQUES = tuple(map(to_camel, Techniques.model_fields))
+"""Their names as people write them, which are also the names in points, reports and the table in `trimtab_jobs`."""
 
 
 class Step(Techniques):
@@ -189,19 +211,23 @@ class Step(Techniques):
 
     rules: ClassVar = (
         Rule(
-            exactly_one_cel(*TECHNIQUES),
+            exactly_one_cel(*Techniques.model_fields),
             "a step names exactly one technique: split it in two, or remove all but one",
-            exactly_one(*TECHNIQUES),
+            exactly_one(*Techniques.model_fields),
         ),
     )
     optional: bool = Field(False, description="The search may leave this step out.")
 
     @property
     def technique(self) -> str:
-        """The name of the one technique this step holds."""
-        return next(name for name in TECHNIQUES if getattr(self, name) is not None)
+        """The name of the one technique this step holds, as people write it."""
+        return to_camel(self._held[0])
 
     @property
     def config(self) -> Spec:
-        config: Spec = getattr(self, self.technique)
-        return config
+        return self._held[1]
+
+    @property
+    def _held(self) -> tuple[str, Spec]:
+        given = ((name, getattr(self, name)) for name in Techniques.model_fields)
+        return next((name, config) for name, config in given if config is not None)
