@@ -45,7 +45,7 @@ def convert(model: Model, to: ModelFormat, out: Path, splits: Splits) -> Model:
     if conversion is None:
         raise NotApplicable(
             f"a step needs a {to} model and gets {model.format}, which cannot be turned back: "
-            "put the steps that prune or train before those that quantize"
+            "put the steps that prune or train first, and the one that writes OpenVINO last"
         )
     return conversion(model, out, splits.evaluation)
 
@@ -62,7 +62,7 @@ def _torch_to_onnx(model: Model, out: Path, split: Split) -> Model:
     _forget_origin(proto)
     converted = Model(out, ModelFormat.ONNX)
     converted.onnx.write_bytes(proto.SerializeToString(deterministic=True))
-    _check_same(converted.onnx, example, answers, factory)
+    _check_same(converted, example, answers, factory)
     return converted.save_manifest()
 
 
@@ -127,9 +127,9 @@ def _forget_origin(message: Any) -> None:
                 _forget_origin(inner)
 
 
-def _check_same(path: Path, example: dict[str, Array], answers: list[Array], factory: str) -> None:
+def _check_same(model: Model, example: dict[str, Array], answers: list[Array], factory: str) -> None:
     """Raise InvalidInput unless ONNX Runtime answers as the module did, for the whole batch and for one sample."""
-    session = engine(EngineName.ONNXRUNTIME).load(path, EngineOptions())
+    session = engine(EngineName.ONNXRUNTIME).load(model, EngineOptions())
     for samples in (SAMPLES, 1):
         outputs = session.run({name: array[:samples] for name, array in example.items()})
         for answer, output in zip(answers, outputs, strict=True):

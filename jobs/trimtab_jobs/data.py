@@ -22,7 +22,7 @@ import numpy as np
 from trimtab_jobs.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from trimtab_jobs.onnx_model import Input
+    from trimtab_jobs.signature import Input
 
 Array = np.ndarray[Any, Any]
 

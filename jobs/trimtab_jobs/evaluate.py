@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +17,8 @@ from trimtab.api.work import Measurement
 from trimtab_jobs.data import Array, Split, Splits
 from trimtab_jobs.engines import EngineOptions, NotExecutable, Session, engine
 from trimtab_jobs.errors import Temporary, WorkFailure
-from trimtab_jobs.onnx_model import inputs
+from trimtab_jobs.model import Model
+from trimtab_jobs.signature import inputs
 from trimtab_jobs.timing import Bounds, Call, race
 
 BATCH = 16
@@ -28,8 +28,8 @@ GLANCE = Bounds(rounds=1, min_rounds=1, calls_per_turn=200, turn_seconds=2.0)
 """400 calls at most, so that 20 lie above the 95th percentile; a slow model gets 2 seconds per turn."""
 
 
-def measure(name: EngineName, model: Path, split: Split, options: EngineOptions) -> Measurement:
-    """Accuracy, latency and size of an ONNX file on one engine.
+def measure(name: EngineName, model: Model, split: Split, options: EngineOptions) -> Measurement:
+    """Accuracy, latency and size of a model on one engine.
 
     An engine that cannot run the model is a finding, not a failure: `executed` is False and `note` says why.
     """
@@ -57,11 +57,11 @@ def _measured(name: EngineName, session: Session, split: Split, batch: int) -> M
 
 
 def judge(
-    name: EngineName, original: Callable[[], Path], splits: Splits, options: EngineOptions
+    name: EngineName, original: Callable[[], Model], splits: Splits, options: EngineOptions
 ) -> Callable[[Session], float]:
     """A function that says how much accuracy a session loses on the evaluation split against the original model.
 
-    Nothing is read or run before its first call, and the original (an ONNX file, on the engine `name`) only then.
+    Nothing is read or run before its first call, and the original (on the engine `name`) only then.
     """
 
     @cache
@@ -80,8 +80,8 @@ def _accuracy(session: Session, split: Split, batch: int) -> float:
     return float(correctness(predict(session, split, batch), split).mean())
 
 
-def batch_size(model: Path) -> int:
-    """How many samples a graph takes at once: 1 if an input is fixed to that, else a batch that keeps memory small."""
+def batch_size(model: Model) -> int:
+    """How many samples a model takes at once: 1 if an input is fixed to that, else a batch that keeps memory small."""
     return 1 if any(given.shape[0] == 1 for given in inputs(model)) else BATCH
 
 

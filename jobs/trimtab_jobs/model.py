@@ -1,8 +1,8 @@
 """One handle over every kind of model: a folder with a `model.json` that says what is in it.
 
-A folder, because an ONNX model may have external data, and a pruned PyTorch model is weights *and* the record of
-what was cut from the architecture. A technique receives a Model and writes another into an empty folder; it never
-changes the one it was given.
+A folder, because an ONNX model may have external data, an OpenVINO model is a graph beside its weights, and a pruned
+PyTorch model is weights *and* the record of what was cut from the architecture. A technique receives a Model and
+writes another into an empty folder; it never changes the one it was given.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from trimtab.api.model import ModelFormat
 MANIFEST = "model.json"
 ONNX_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
+IR_FILE = "model.xml"
 CODE_FOLDER = "code"
+FILES = {ModelFormat.ONNX: ONNX_FILE, ModelFormat.PYTORCH: WEIGHTS_FILE, ModelFormat.OPENVINO: IR_FILE}
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,20 @@ class Model:
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def file(self) -> Path:
+        """The file that names the others, if there are others: what a loader of the format opens."""
+        return self.folder / FILES[self.format]
+
+    @property
     def onnx(self) -> Path:
         """The ONNX file. Only for models in that format."""
         assert self.format == ModelFormat.ONNX, self.format
-        return self.folder / ONNX_FILE
+        return self.file
 
     @property
     def weights(self) -> Path:
         assert self.format == ModelFormat.PYTORCH, self.format
-        return self.folder / WEIGHTS_FILE
+        return self.file
 
     @property
     def size(self) -> int:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from trimtab.api.model import ModelFormat, ModelSource
 from trimtab_jobs.errors import InvalidInput
 from trimtab_jobs.model import ONNX_FILE, Model
+from trimtab_jobs.signature import Input
 
 _REFUSALS = (
     (r"till opset (\d+)", "its opset is newer than {0}, the newest that ONNX Runtime runs: export it with opset {0}"),
@@ -28,30 +28,6 @@ _REFUSALS = (
     ),
     (r"No Op registered for (\S+)", "ONNX has no operator {0} in its opset: export it with standard ONNX operators"),
 )
-
-
-@dataclass(frozen=True)
-class Input:
-    """One input of a graph. A size that may vary is a name."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.form}"
-
-    @property
-    def form(self) -> str:
-        """Such as `float32[N,64]`."""
-        return f"{self.dtype}[{','.join(str(size) for size in self.shape)}]"
-
-    def accepts(self, shape: Sequence[int]) -> bool:
-        """Whether an array of samples fits: the first axis counts samples, the others must be the graph's."""
-        if len(shape) != len(self.shape):
-            return False
-        pairs = zip(self.shape[1:], shape[1:], strict=True)
-        return all(isinstance(want, str) or want == size for want, size in pairs)
 
 
 def import_source(_source: ModelSource, path: Path, _code: Path | None, out: Path) -> Model:

@@ -13,7 +13,7 @@ import numpy as np
 from trimtab.api.model import EngineName
 from trimtab_jobs.engines import EngineOptions, engine
 from trimtab_jobs.evaluate import batch_size
-from trimtab_jobs.onnx_model import inputs, outputs
+from trimtab_jobs.signature import inputs, outputs
 
 if TYPE_CHECKING:
     from trimtab_jobs.data import Split
@@ -42,13 +42,13 @@ def disagreement(before: Model, after: Model, split: Split, tolerance: float) ->
 
     Both run in ONNX Runtime on the split's first samples. Raises InvalidInput if it cannot load or run one of them.
     """
-    if inputs(before.onnx) != inputs(after.onnx):
-        return f"its inputs are {_show(inputs(after.onnx))} instead of {_show(inputs(before.onnx))}"
-    names, found = ([one.name for one in outputs(model.onnx)] for model in (before, after))
+    if inputs(before) != inputs(after):
+        return f"its inputs are {_show(inputs(after))} instead of {_show(inputs(before))}"
+    names, found = ([one.name for one in outputs(model)] for model in (before, after))
     if names != found:
         return f"its outputs are {', '.join(found)} instead of {', '.join(names)}"
-    sessions = [engine(EngineName.ONNXRUNTIME).load(model.onnx, EngineOptions()) for model in (before, after)]
-    for size in sorted({1, min(SAMPLES, batch_size(before.onnx), len(split))}):
+    sessions = [engine(EngineName.ONNXRUNTIME).load(model, EngineOptions()) for model in (before, after)]
+    for size in sorted({1, min(SAMPLES, batch_size(before), len(split))}):
         samples = next(split.batches(size))
         for name, expected, got in zip(names, *(session.run(samples) for session in sessions), strict=True):
             if not (off := difference(expected, got)) <= tolerance:  # so that NaN is a difference too

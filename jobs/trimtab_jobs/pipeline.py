@@ -25,7 +25,7 @@ from trimtab.api.status import Hardware
 from trimtab.api.techniques import Step
 from trimtab.api.work import StepReport
 from trimtab_jobs.data import Splits
-from trimtab_jobs.engines import EngineOptions, Session
+from trimtab_jobs.engines import RUNNABLE, EngineOptions, Session
 from trimtab_jobs.evaluate import judge
 from trimtab_jobs.model import Model
 from trimtab_jobs.store import Cached, Store, cache_key, digest_file
@@ -56,8 +56,8 @@ class Context:
     def drop(self) -> Callable[[Session], float]:
         """What `Bench.drop` is; nothing is computed before it is called."""
 
-        def original() -> Path:
-            return self.store.model(convert(self.original, ModelFormat.ONNX, self)).onnx
+        def original() -> Model:
+            return self.store.model(convert(self.original, ModelFormat.ONNX, self))
 
         return judge(self.engine, original, self.splits, EngineOptions(self.hardware.threads))
 
@@ -71,7 +71,7 @@ class Context:
 
 
 def run_steps(parent: str, steps: Sequence[Step], context: Context) -> tuple[str, list[StepReport]]:
-    """Take the steps from the parent artifact on. Returns the digest of the last model, as ONNX.
+    """Take the steps from the parent artifact on. Returns the digest of the last model, in a format that engines open.
 
     Raises NotApplicable where a technique has nothing to do, or no conversion to its format exists.
     """
@@ -88,7 +88,11 @@ def run_steps(parent: str, steps: Sequence[Step], context: Context) -> tuple[str
             )
         )
         parent = taken.artifact
-    return convert(parent, ModelFormat.ONNX, context), reports
+    return _runnable(parent, context), reports
+
+
+def _runnable(digest: str, context: Context) -> str:
+    return digest if context.store.model(digest).format in RUNNABLE else convert(digest, ModelFormat.ONNX, context)
 
 
 def convert(digest: str, to: ModelFormat, context: Context) -> str:

@@ -21,7 +21,7 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 
-from trimtab.api.model import EngineName, ModelFormat
+from trimtab.api.model import EngineName, ModelFormat, SourceFormat
 from trimtab.api.status import Claim, Inspection, Verdict
 from trimtab.api.work import ErrorKind, Finalist, Measurement, Report, Stage, Task, Timing, WorkError
 from trimtab_jobs import publish as publishing
@@ -31,14 +31,16 @@ from trimtab_jobs.engines import EngineOptions, Session, engine
 from trimtab_jobs.errors import Crashed, InvalidInput, NotApplicable, Temporary, WorkFailure
 from trimtab_jobs.evaluate import batch_size, caller, correctness, measure, predict, scores
 from trimtab_jobs.hardware import hardware, peak_memory
-from trimtab_jobs.onnx_model import inputs, operators
+from trimtab_jobs.model import Model
+from trimtab_jobs.onnx_model import operators
 from trimtab_jobs.pipeline import Context, convert, run_steps
+from trimtab_jobs.signature import inputs
 from trimtab_jobs.store import Store, digest_file, digest_folder, resolve
 from trimtab_jobs.timing import race, ratio
 
 log = logging.getLogger(__name__)
 
-SOURCES = {ModelFormat.ONNX: "trimtab_jobs.onnx_model", ModelFormat.PYTORCH: "trimtab_jobs.torch_model"}
+SOURCES = {SourceFormat.ONNX: "trimtab_jobs.onnx_model", SourceFormat.PYTORCH: "trimtab_jobs.torch_model"}
 """What checks a model of each format and brings it into a folder: `import_source(source, path, code, out)`."""
 
 
@@ -84,23 +86,23 @@ class Desk:
         first = self.task.target.engines[0]
         return Context(self.store, self.source, self.splits, data, self.task.seed, self.hardware, first)
 
-    def onnx(self, artifact: str) -> Path:
-        return self.store.model(artifact).onnx
+    def model(self, artifact: str) -> Model:
+        return self.store.model(artifact)
 
     def measure(self, artifact: str) -> list[Measurement]:
         """The artifact on every engine of the target, over the evaluation split."""
         found = []
         for name in self.task.target.engines:
-            measured = measure(name, self.onnx(artifact), self.splits.evaluation, self.options)
+            measured = measure(name, self.model(artifact), self.splits.evaluation, self.options)
             log.info("%s: %s", name.value, _show(measured))
             found.append(measured)
         return found
 
     def load(self, finalist: Finalist) -> Session:
-        return engine(finalist.engine).load(self.onnx(finalist.artifact), self.options)
+        return engine(finalist.engine).load(self.model(finalist.artifact), self.options)
 
     def predict(self, finalist: Finalist, split: Split) -> Array:
-        return predict(self.load(finalist), split, batch_size(self.onnx(finalist.artifact)))
+        return predict(self.load(finalist), split, batch_size(self.model(finalist.artifact)))
 
 
 def run(task: Task) -> Report:
@@ -143,7 +145,7 @@ def inspect(desk: Desk) -> Report:
     splits = desk.splits.all()
     source = desk.source
     baseline = convert(source, ModelFormat.ONNX, desk.context())
-    given = inputs(desk.onnx(baseline))
+    given = inputs(desk.model(baseline))
     for split in splits:
         check_inputs(split, given)
     check_disjoint(splits)
@@ -161,7 +163,7 @@ def inspect(desk: Desk) -> Report:
         model_digest=source,
         data_digests=desk.pinned(*desk.paths),
         samples={split.name: len(split) for split in splits},
-        operators=operators(desk.onnx(baseline)),
+        operators=operators(desk.model(baseline).onnx),
         inputs={one.name: one.form for one in given},
         size=desk.store.model(baseline).size,
     )
@@ -242,7 +244,7 @@ def _publish(desk: Desk, winner: Finalist, found: Claim, digests: dict[str, str]
         profile.save(Path(scratch) / publishing.PROFILE)
         name = publishing.publish(
             resolve(task.publish, "publish"),
-            desk.store.model(winner.artifact),
+            desk.model(winner.artifact),
             Path(scratch) / publishing.PROFILE,
             publication,
         )
@@ -251,7 +253,7 @@ def _publish(desk: Desk, winner: Finalist, found: Claim, digests: dict[str, str]
 
 def _classes(desk: Desk, baseline: str) -> int:
     """How many classes the model tells apart. Asked of ONNX Runtime, which every image has."""
-    session = engine(EngineName.ONNXRUNTIME).load(desk.onnx(baseline), desk.options)
+    session = engine(EngineName.ONNXRUNTIME).load(desk.model(baseline), desk.options)
     first = scores(session, desk.splits.evaluation)
     if first.ndim != 2 or len(first) != 1 or first.shape[1] < 2:
         raise InvalidInput(

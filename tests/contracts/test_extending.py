@@ -90,20 +90,21 @@ ENGINE = (
         "",
         '''"""ONNX's own reference evaluator: slow, and right by definition."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx.reference import ReferenceEvaluator
 
-from trimtab_jobs.engines import Arrays, EngineOptions, Session
+from trimtab.api.model import EngineName, ModelFormat
+from trimtab_jobs.engines import Arrays, EngineOptions, Session, check_format
 from trimtab_jobs.errors import InvalidInput
+from trimtab_jobs.model import Model
 
 
 class _Session:
-    def __init__(self, model: Path) -> None:
-        self._evaluator = ReferenceEvaluator(str(model))
-        self.size = model.stat().st_size
+    def __init__(self, model: Model) -> None:
+        self._evaluator = ReferenceEvaluator(str(model.file))
+        self.size = model.size
 
     def run(self, inputs: Arrays) -> list[np.ndarray[Any, Any]]:
         try:
@@ -115,11 +116,12 @@ class _Session:
 class Reference:
     """Loads a model into onnx.reference."""
 
-    def load(self, model: Path, options: EngineOptions) -> Session:
+    def load(self, model: Model, options: EngineOptions) -> Session:
+        check_format(EngineName.REFERENCE, model, ModelFormat.ONNX)
         try:
             return _Session(model)
         except Exception as error:
-            raise InvalidInput(f"{model}: the reference evaluator refuses it: {error}") from error
+            raise InvalidInput(f"{model.file}: the reference evaluator refuses it: {error}") from error
 ''',
     ),
     Edit(

@@ -14,7 +14,7 @@ import pytest
 from bad_inputs import make_samples
 from trimtab_jobs.data import Array, Split, Splits, check_disjoint, check_inputs, read_split
 from trimtab_jobs.errors import InvalidInput
-from trimtab_jobs.onnx_model import Input
+from trimtab_jobs.signature import Input
 
 
 def split(name: str, *rows: int) -> Split:

@@ -1,6 +1,6 @@
 """One suite for every engine: what ONNX Runtime computes is the truth, and a behaviour is a test.
 
-A new engine joins by a line in `EXECUTED`, or in `BUILT` if it only builds.
+A new engine joins by a line in `EXECUTED` for each format it opens, or in `BUILT` if it only builds.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import magika
 import numpy as np
@@ -17,17 +18,23 @@ import onnx
 import onnx.parser
 import pytest
 
-from trimtab.api.model import ComputeCapability, EngineName
-from trimtab_jobs.engines import ENGINES, EngineOptions, NotExecutable, engine
+from trimtab.api.model import ComputeCapability, EngineName, ModelFormat
+from trimtab_jobs.engines import ENGINES, RUNNABLE, EngineOptions, NotExecutable, Session, engine
 from trimtab_jobs.errors import InvalidInput
+from trimtab_jobs.model import Model
+from trimtab_jobs.openvino_model import openvino, save
 
-EXECUTED = [EngineName.ONNXRUNTIME, EngineName.OPENVINO]
+EXECUTED = [
+    (EngineName.ONNXRUNTIME, ModelFormat.ONNX),
+    (EngineName.OPENVINO, ModelFormat.ONNX),
+    (EngineName.OPENVINO, ModelFormat.OPENVINO),
+]
 BUILT = [EngineName.TENSORRT]
 MAGIKA = Path(magika.__file__).parent / "models/standard_v3_3/model.onnx"
 BYTES = {"bytes": np.random.default_rng(0).integers(0, 257, (3, 2048), dtype=np.int32)}
 
-executed = pytest.mark.parametrize("name", EXECUTED)
-every = pytest.mark.parametrize("name", [*EXECUTED, *BUILT])
+executed = pytest.mark.parametrize(("name", "form"), EXECUTED, ids=lambda value: value.name)
+every = pytest.mark.parametrize("name", list(EngineName))
 
 TWO_INPUTS = """
 <ir_version: 8, opset_import: ["" : 15]>
@@ -44,32 +51,48 @@ unknown (float[N,4] x) => (float[N,4] y) { y = acme.Mystery (x) }
 """
 
 
-def saved(folder: Path, text: str) -> Path:
+def saved(folder: Path, text: str) -> Model:
     """Weights in Constant nodes, dynamic axes and several inputs are in these texts, as exporters write them."""
-    model = onnx.parser.parse_model(text)
-    onnx.save(model, folder / "model.onnx")
-    return folder / "model.onnx"
+    model = Model(folder, ModelFormat.ONNX)
+    onnx.save(onnx.parser.parse_model(text), model.file)
+    return model
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return Path(shutil.copy(MAGIKA, tmp_path / "model.onnx"))
+def magika_model(tmp_path: Path) -> Model:
+    model = Model(tmp_path, ModelFormat.ONNX)
+    shutil.copy(MAGIKA, model.file)
+    return model
+
+
+def load(name: EngineName, model: Model, form: ModelFormat = ModelFormat.ONNX, **options: Any) -> Session:
+    """The ONNX model on the engine, in the format `form`."""
+    return engine(name).load(in_format(model, form), EngineOptions(**options))
+
+
+def in_format(model: Model, form: ModelFormat) -> Model:
+    if form == model.format:
+        return model
+    folder = model.folder / form
+    folder.mkdir()
+    return save(openvino.Core().read_model(model.file), folder)
 
 
 def test_every_engine_is_in_the_suite() -> None:
-    assert {*EXECUTED, *BUILT} == set(ENGINES) == set(EngineName)
+    assert {*dict(EXECUTED), *BUILT} == set(ENGINES) == set(EngineName)
+    assert {form for _, form in EXECUTED} == RUNNABLE
 
 
 @executed
-def test_computes_what_onnx_runtime_computes(name: EngineName, model: Path) -> None:
-    truth = engine(EngineName.ONNXRUNTIME).load(model, EngineOptions()).run(BYTES)
-    outputs = engine(name).load(model, EngineOptions()).run(BYTES)
+def test_computes_what_onnx_runtime_computes(name: EngineName, form: ModelFormat, magika_model: Model) -> None:
+    truth = load(EngineName.ONNXRUNTIME, magika_model).run(BYTES)
+    outputs = load(name, magika_model, form).run(BYTES)
     np.testing.assert_allclose(outputs[0], truth[0], atol=1e-5)
 
 
 @executed
-def test_takes_any_batch_and_keeps_earlier_outputs(name: EngineName, model: Path) -> None:
-    session = engine(name).load(model, EngineOptions())
+def test_takes_any_batch_and_keeps_earlier_outputs(name: EngineName, form: ModelFormat, magika_model: Model) -> None:
+    session = load(name, magika_model, form)
     whole = session.run(BYTES)[0]
     before = whole.copy()
     for start in range(3):
@@ -79,8 +102,8 @@ def test_takes_any_batch_and_keeps_earlier_outputs(name: EngineName, model: Path
 
 
 @executed
-def test_feeds_inputs_by_name_and_returns_outputs_in_order(name: EngineName, tmp_path: Path) -> None:
-    session = engine(name).load(saved(tmp_path, TWO_INPUTS), EngineOptions())
+def test_feeds_inputs_by_name_and_returns_outputs_in_order(name: EngineName, form: ModelFormat, tmp_path: Path) -> None:
+    session = load(name, saved(tmp_path, TWO_INPUTS), form)
     a, b = np.ones((2, 4), np.float32), np.arange(8, dtype=np.int32).reshape(2, 4)
     scaled, total = session.run({"b": b, "a": a})
     np.testing.assert_allclose(total, a + b)
@@ -98,8 +121,10 @@ def test_feeds_inputs_by_name_and_returns_outputs_in_order(name: EngineName, tmp
         pytest.param({"bytes": BYTES["bytes"][0]}, id="rank"),
     ],
 )
-def test_refuses_wrong_inputs(name: EngineName, model: Path, inputs: dict[str, np.ndarray]) -> None:
-    session = engine(name).load(model, EngineOptions())
+def test_refuses_wrong_inputs(
+    name: EngineName, form: ModelFormat, magika_model: Model, inputs: dict[str, np.ndarray]
+) -> None:
+    session = load(name, magika_model, form)
     session.run(BYTES)
     with pytest.raises(InvalidInput, match="refuses the inputs: "):
         session.run(inputs)
@@ -108,22 +133,44 @@ def test_refuses_wrong_inputs(name: EngineName, model: Path, inputs: dict[str, n
 @every
 @pytest.mark.parametrize("content", [b"", b"no protobuf", MAGIKA.read_bytes()[:100_000]])
 def test_refuses_a_broken_file(name: EngineName, tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "model.onnx").write_bytes(content)
+    model = Model(tmp_path, ModelFormat.ONNX)
+    model.file.write_bytes(content)
     with pytest.raises(InvalidInput, match=r"^model.onnx: .* (refuses|cannot build) this model: ."):
-        engine(name).load(tmp_path / "model.onnx", EngineOptions())
+        load(name, model)
+
+
+@pytest.mark.parametrize("file", ["model.xml", "model.bin"])
+def test_refuses_half_an_openvino_model(magika_model: Model, file: str) -> None:
+    model = in_format(magika_model, ModelFormat.OPENVINO)
+    content = (model.folder / file).read_bytes()
+    (model.folder / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InvalidInput, match=r"^model.xml: OpenVINO refuses this model: ."):
+        load(EngineName.OPENVINO, model, model.format)
+
+
+@pytest.mark.parametrize("name", [*dict(EXECUTED), *BUILT])
+@pytest.mark.parametrize("form", list(ModelFormat))
+def test_says_which_formats_it_does_not_open(name: EngineName, form: ModelFormat, tmp_path: Path) -> None:
+    if (name, form) in EXECUTED or form == ModelFormat.ONNX:
+        return
+    with pytest.raises(InvalidInput, match=f"{name} cannot run {form} models"):
+        load(name, Model(tmp_path, form), form)
 
 
 @every
 def test_names_an_operator_it_does_not_know(name: EngineName, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="Mystery"):
-        engine(name).load(saved(tmp_path, UNKNOWN_OPERATOR), EngineOptions())
+        load(name, saved(tmp_path, UNKNOWN_OPERATOR))
 
 
 @executed
-def test_size_counts_external_data(name: EngineName, tmp_path: Path) -> None:
-    onnx.save(onnx.load(MAGIKA), tmp_path / "model.onnx", save_as_external_data=True, location="weights.bin")
-    session = engine(name).load(tmp_path / "model.onnx", EngineOptions())
-    assert session.size == sum(path.stat().st_size for path in tmp_path.iterdir()) > 3_000_000
+def test_size_counts_external_data(name: EngineName, form: ModelFormat, tmp_path: Path) -> None:
+    source = Model(tmp_path, ModelFormat.ONNX)
+    onnx.save(onnx.load(MAGIKA), source.file, save_as_external_data=True, location="weights.bin")
+    model = in_format(source, form)
+    session = engine(name).load(model, EngineOptions())
+    files = [path for path in model.folder.iterdir() if path.name != "model.json"]
+    assert session.size == sum(path.stat().st_size for path in files) > 3_000_000
     session.run(BYTES)
 
 
@@ -135,8 +182,10 @@ def busy_threads() -> dict[int, int]:
 
 @executed
 @pytest.mark.parametrize("threads", [1, 2])
-def test_computes_on_as_many_threads_as_told(name: EngineName, threads: int, model: Path) -> None:
-    session = engine(name).load(model, EngineOptions(threads=threads))
+def test_computes_on_as_many_threads_as_told(
+    name: EngineName, form: ModelFormat, threads: int, magika_model: Model
+) -> None:
+    session = load(name, magika_model, form, threads=threads)
     batch = {"bytes": np.tile(BYTES["bytes"], (8, 1))}
     session.run(batch)
     before = busy_threads()
@@ -146,16 +195,16 @@ def test_computes_on_as_many_threads_as_told(name: EngineName, threads: int, mod
 
 
 @pytest.mark.parametrize("capability", list(ComputeCapability))
-def test_tensorrt_builds_for_a_gpu_that_is_not_here(capability: ComputeCapability, model: Path) -> None:
+def test_tensorrt_builds_for_a_gpu_that_is_not_here(capability: ComputeCapability, magika_model: Model) -> None:
     with pytest.raises(NotExecutable, match=f"built for {capability.value} as a plan of [0-9]+ bytes") as raised:
-        engine(EngineName.TENSORRT).load(model, EngineOptions(compute_capability=capability))
+        load(EngineName.TENSORRT, magika_model, compute_capability=capability)
     assert raised.value.size > 1_000_000
 
 
 def test_tensorrt_names_an_axis_it_would_have_to_guess(tmp_path: Path) -> None:
-    path = saved(tmp_path, TWO_INPUTS.replace("float[N,4] a", "float[N,L] a"))
+    model = saved(tmp_path, TWO_INPUTS.replace("float[N,4] a", "float[N,L] a"))
     with pytest.raises(InvalidInput, match=r"input 'a' has the shape \[-1, -1\]"):
-        engine(EngineName.TENSORRT).load(path, EngineOptions())
+        load(EngineName.TENSORRT, model)
 
 
 def test_openvino_reports_to_nobody(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from trimtab import plan
 from trimtab.api.job import OptimizationJob
-from trimtab.api.model import EngineName
+from trimtab.api.model import EngineName, ModelFormat
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.manifests import claimed
 from trimtab.recipe import explore
@@ -20,6 +20,7 @@ from trimtab.search import propose
 from trimtab.space import Tried
 from trimtab_jobs.data import Split, read_split
 from trimtab_jobs.engines import EngineOptions, engine
+from trimtab_jobs.model import Model
 
 EXAMPLE = Path(__file__).parents[2] / "examples/magika"
 TYPES = 214
@@ -79,7 +80,7 @@ def test_types_are_mixed_in_every_split(splits: dict[str, Split]) -> None:
 
 
 def test_the_model_knows_nearly_all_the_types(folder: Path, splits: dict[str, Split]) -> None:
-    session = engine(EngineName.ONNXRUNTIME).load(folder / "model.onnx", EngineOptions(threads=2))
+    session = engine(EngineName.ONNXRUNTIME).load(Model(folder, ModelFormat.ONNX), EngineOptions(threads=2))
     split = splits["holdout"]
     assert split.labels is not None
     predictions = session.run({"bytes": split.inputs["bytes"][:300]})[0].argmax(1)

@@ -11,7 +11,8 @@ import onnx.parser
 from bad_inputs import make_model
 from trimtab.api.model import ModelFormat, ModelSource
 from trimtab_jobs.model import open_model
-from trimtab_jobs.onnx_model import Input, import_source, inputs, operators
+from trimtab_jobs.onnx_model import import_source, inputs, operators
+from trimtab_jobs.signature import Input
 from trimtab_jobs.store import digest_folder
 
 MAGIKA = Path(magika.__file__).parent / "models/standard_v3_3/model.onnx"

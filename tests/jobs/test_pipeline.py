@@ -16,6 +16,7 @@ from trimtab.api.techniques import Step
 from trimtab.api.work import Report, Task
 from trimtab_jobs.engines import EngineOptions, engine
 from trimtab_jobs.errors import NotApplicable
+from trimtab_jobs.model import Model
 from trimtab_jobs.pipeline import Context, run_steps
 from trimtab_jobs.run import Desk
 from trimtab_jobs.store import Store
@@ -90,10 +91,11 @@ def test_what_a_guard_depends_on_is_in_its_key(context: Context) -> None:
 
 
 def test_a_drop_is_measured_against_the_original(context: Context, lab: Lab) -> None:
-    session = engine(EngineName.ONNXRUNTIME).load(lab.folder("inputs") / "model.onnx", EngineOptions())
+    session = engine(EngineName.ONNXRUNTIME).load(Model(lab.folder("inputs"), ModelFormat.ONNX), EngineOptions())
     assert context.drop(session) == 0
-    onnx.save(make_model(activation="Tanh"), lab.root / "worse.onnx")
-    assert context.drop(engine(EngineName.ONNXRUNTIME).load(lab.root / "worse.onnx", EngineOptions())) > 0.01
+    worse = Model(lab.root, ModelFormat.ONNX)
+    onnx.save(make_model(activation="Tanh"), worse.file)
+    assert context.drop(engine(EngineName.ONNXRUNTIME).load(worse, EngineOptions())) > 0.01
 
 
 def test_no_way_back_from_onnx(context: Context) -> None:

@@ -29,7 +29,9 @@ from trimtab.api.status import Claim, Hardware, Verdict
 from trimtab.api.work import VOLUMES_VARIABLE, Finalist, JobIdentity
 from trimtab_jobs.data import Array, read_split
 from trimtab_jobs.drift.profile import Profile, make_profile
+from trimtab_jobs.engines import RUNNABLE
 from trimtab_jobs.model import Model
+from trimtab_jobs.openvino_model import openvino, save
 from trimtab_jobs.publish import Publication, publish
 from trimtab_jobs.store import digest_folder
 
@@ -48,14 +50,23 @@ class Site:
     digits: Path
     servers: list[Server] = field(default_factory=list)
 
-    def publish(self, name: str = "", engine: EngineName = EngineName.ONNXRUNTIME, seed: int = 0) -> str:
+    def publish(
+        self,
+        name: str = "",
+        engine: EngineName = EngineName.ONNXRUNTIME,
+        seed: int = 0,
+        form: ModelFormat = ModelFormat.ONNX,
+    ) -> str:
         """Publish the digits model, under another digest for another `name`. Returns the digest."""
         work = self.root / f"work-{time.monotonic_ns()}"
         work.mkdir()
-        graph = onnx.load(self.digits / "model.onnx")
-        graph.doc_string = name
-        onnx.save(graph, work / "model.onnx")
-        model = Model(work, ModelFormat.ONNX).save_manifest()
+        if form == ModelFormat.OPENVINO:
+            model = save(openvino.Core().read_model(self.digits / "model.onnx"), work)
+        else:
+            graph = onnx.load(self.digits / "model.onnx")
+            graph.doc_string = name
+            onnx.save(graph, work / "model.onnx")
+            model = Model(work, form).save_manifest()
         profile = self.root / "profile.json"
         frozen(self.digits, seed).save(profile)
         digest = digest_folder(work)
@@ -341,9 +352,14 @@ def test_metrics(site: Site, images: Array) -> None:
         assert (lint.returncode, lint.stderr) == (0, ""), lint.stderr
 
 
-def test_openvino_serves_what_was_published_for_it(site: Site, images: Array, digits: Path) -> None:
-    site.publish(engine=EngineName.OPENVINO)
+@pytest.mark.parametrize("form", sorted(RUNNABLE))
+def test_openvino_serves_what_was_published_for_it(site: Site, images: Array, digits: Path, form: ModelFormat) -> None:
+    site.publish(engine=EngineName.OPENVINO, form=form)
     server = site.serve().ready()
+    described = server.client.get("/v2/models/digits").json()
+    assert described["platform"] == f"{form.lower()}_openvino"
+    assert described["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 64]}]
+    assert described["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}]
     (output,) = server.infer(images[:5]).json()["outputs"]
     assert np.allclose(np.reshape(output["data"], output["shape"]), logits(images[:5], digits), atol=1e-4)
     assert server.info()["engine"] == "OpenVINO"

@@ -1,4 +1,4 @@
-"""The table of engines: what loads an ONNX model and runs it.
+"""The table of engines: what loads a model and runs it.
 
 An engine is a class with one method, `load`, that returns a `Session` or raises `NotExecutable` when it could build
 for its target but not run here (TensorRT without a GPU). Adding one touches `EngineName`, a file, a line here and the
@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trimtab.api.model import ComputeCapability, EngineName
+from trimtab.api.model import ComputeCapability, EngineName, ModelFormat
+from trimtab_jobs.errors import InvalidInput
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from trimtab_jobs.model import Model
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -49,10 +51,16 @@ class NotExecutable(Exception):
 
 
 class Engine(Protocol):
-    def load(self, model: Path, options: EngineOptions) -> Session:
-        """Open an ONNX file. Raises `NotExecutable`, or `trimtab_jobs.errors.InvalidInput` if the engine refuses it."""
+    def load(self, model: Model, options: EngineOptions) -> Session:
+        """Open a model. Raises `NotExecutable`, or `trimtab_jobs.errors.InvalidInput` if the engine refuses it.
+
+        Every engine opens ONNX. What else it opens is its own affair: `check_format` says no in the same words.
+        """
         ...
 
+
+RUNNABLE = frozenset({ModelFormat.ONNX, ModelFormat.OPENVINO})
+"""The formats that some engine opens; a pipeline ends with one of them."""
 
 ENGINES: dict[EngineName, str] = {
     EngineName.ONNXRUNTIME: "trimtab_jobs.engines.onnxruntime:OnnxRuntime",
@@ -66,3 +74,9 @@ def engine(name: EngineName) -> Engine:
     module, attribute = ENGINES[name].split(":")
     made: Engine = getattr(import_module(module), attribute)()
     return made
+
+
+def check_format(name: EngineName, model: Model, *formats: ModelFormat) -> None:
+    """Raise InvalidInput unless the model's format is among those that the engine opens."""
+    if model.format not in formats:
+        raise InvalidInput(f"{model.file.name}: {name} cannot run {model.format} models")

@@ -8,30 +8,33 @@ spinning eats the quota that the next request needs.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
 
-from trimtab.api.model import ModelFormat
+from trimtab.api.model import EngineName, ModelFormat
+from trimtab_jobs.engines import check_format
 from trimtab_jobs.errors import InvalidInput
-from trimtab_jobs.model import Model
 
 if TYPE_CHECKING:
     from trimtab_jobs.engines import Arrays, EngineOptions, Session
+    from trimtab_jobs.model import Model
 
 QUIET = 4
 """Only fatal messages are logged: whatever else goes wrong is raised too."""
 
 
 class OnnxRuntime:
-    def load(self, model: Path, options: EngineOptions) -> Session:
+    def load(self, model: Model, options: EngineOptions) -> Session:
+        check_format(EngineName.ONNXRUNTIME, model, ModelFormat.ONNX)
         try:
-            session = onnxruntime.InferenceSession(model, session_options(options.threads), ["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                model.file, session_options(options.threads), ["CPUExecutionProvider"]
+            )
         except Exception as error:  # its exceptions share no base class
-            raise InvalidInput(f"{model.name}: ONNX Runtime refuses this model: {_cause(error)}") from error
-        return _Session(session, Model(model.parent, ModelFormat.ONNX).size)
+            raise InvalidInput(f"{model.file.name}: ONNX Runtime refuses this model: {_cause(error)}") from error
+        return _Session(session, model.size)
 
 
 def session_options(threads: int) -> Any:

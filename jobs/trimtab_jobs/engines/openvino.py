@@ -2,33 +2,27 @@
 
 Precision is a technique's decision, never an engine's: where the CPU has bfloat16 units, OpenVINO would compute a
 float32 model in bfloat16, and the baseline's accuracy would depend on the node. `INFERENCE_PRECISION_HINT` stops that.
-
-`import openvino` reports itself to a web analytics service, unless the reporting package is missing; so for this
-process it is. OpenVINO then falls back on a stub of its own.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from trimtab.api.model import ModelFormat
+from trimtab.api.model import EngineName, ModelFormat
+from trimtab_jobs.engines import check_format
 from trimtab_jobs.errors import InvalidInput
-from trimtab_jobs.model import Model
+from trimtab_jobs.openvino_model import cause, dtype, openvino
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from trimtab_jobs.engines import Arrays, EngineOptions, Session
-
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-
-import openvino  # noqa: E402
+    from trimtab_jobs.model import Model
 
 
 class OpenVino:
-    def load(self, model: Path, options: EngineOptions) -> Session:
+    def load(self, model: Model, options: EngineOptions) -> Session:
+        check_format(EngineName.OPENVINO, model, ModelFormat.ONNX, ModelFormat.OPENVINO)
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -38,16 +32,16 @@ class OpenVino:
         }
         core = openvino.Core()
         try:
-            compiled = core.compile_model(core.read_model(model), "CPU", settings)
+            compiled = core.compile_model(core.read_model(model.file), "CPU", settings)
         except RuntimeError as error:
-            raise InvalidInput(f"{model.name}: OpenVINO refuses this model: {_cause(error)}") from error
-        return _Session(compiled, Model(model.parent, ModelFormat.ONNX).size)
+            raise InvalidInput(f"{model.file.name}: OpenVINO refuses this model: {cause(error)}") from error
+        return _Session(compiled, model.size)
 
 
 class _Session:
     def __init__(self, compiled: Any, size: int) -> None:
         self._request = compiled.create_infer_request()
-        self._dtypes = {port.any_name: np.dtype(port.element_type.to_dtype()) for port in compiled.inputs}
+        self._dtypes = {port.any_name: dtype(port) for port in compiled.inputs}
         self.size = size
 
     def run(self, inputs: Arrays) -> list[np.ndarray[Any, Any]]:
@@ -55,7 +49,7 @@ class _Session:
         try:
             outputs = self._request.infer(inputs, share_inputs=True)
         except RuntimeError as error:
-            raise InvalidInput(f"OpenVINO refuses the inputs: {_cause(error)}") from error
+            raise InvalidInput(f"OpenVINO refuses the inputs: {cause(error)}") from error
         return list(outputs.to_tuple())
 
     def _check(self, inputs: Arrays) -> None:
@@ -67,8 +61,3 @@ class _Session:
 
 def _show(dtypes: dict[str, np.dtype[Any]]) -> str:
     return ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items()) or "nothing"
-
-
-def _cause(error: RuntimeError) -> str:
-    """The last line: those before are a trail of source files."""
-    return str(error).strip().splitlines()[-1]

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import tensorrt_rtx as trt
 
-from trimtab_jobs.engines import NotExecutable
+from trimtab.api.model import EngineName, ModelFormat
+from trimtab_jobs.engines import NotExecutable, check_format
 from trimtab_jobs.errors import InvalidInput
 
 if TYPE_CHECKING:
     from trimtab_jobs.engines import EngineOptions, Session
+    from trimtab_jobs.model import Model
 
 BATCHES = (1, 1, 64)
 """The smallest, the usual and the largest batch of a plan. Latency is measured at batch 1, so that is the usual."""
@@ -27,15 +29,16 @@ GPU_DEVICE = Path("/dev/nvidiactl")
 
 
 class TensorRt:
-    def load(self, model: Path, options: EngineOptions) -> Session:
+    def load(self, model: Model, options: EngineOptions) -> Session:
         """Build a plan and raise `NotExecutable` with its size, or `InvalidInput` with what TensorRT said."""
+        check_format(EngineName.TENSORRT, model, ModelFormat.ONNX)
         log = _Log()
         builder = trt.Builder(log)
-        network = _parse(builder, model, log)
+        network = _parse(builder, model.file, log)
         config = _config(builder, network, options)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise InvalidInput(f"{model.name}: TensorRT cannot build this model: {log.text}")
+            raise InvalidInput(f"{model.file.name}: TensorRT cannot build this model: {log.text}")
         raise NotExecutable(_not_executed(options, plan.nbytes), plan.nbytes)
 
 

@@ -19,10 +19,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from trimtab_jobs.onnx_model import Input
 from trimtab_jobs.serve import metrics
 from trimtab_jobs.serve.host import Host
 from trimtab_jobs.serve.protocol import Refused, datatype
+from trimtab_jobs.signature import Input
 
 BODY_LIMIT = 64 << 20
 
@@ -75,7 +75,7 @@ class _Handlers:
             {
                 "name": self._host.model,
                 "versions": [served.revision.digest],
-                "platform": f"onnx_{served.revision.engine.value.lower()}",
+                "platform": f"{served.format.lower()}_{served.revision.engine.lower()}",
                 "inputs": [_described(spec) for spec in served.inputs],
                 "outputs": [_described(spec) for spec in served.outputs],
             }

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from trimtab_jobs.data import Array
-from trimtab_jobs.onnx_model import Input
+from trimtab_jobs.signature import Input
 
 DTYPES = {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64"} | {
     f"{kind.upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from trimtab.api.model import EngineName
-from trimtab_jobs import onnx_model
+from trimtab_jobs import signature
 from trimtab_jobs.data import Array
 from trimtab_jobs.drift.detector import Detector
 from trimtab_jobs.drift.profile import Profile, load_profile
@@ -20,9 +20,9 @@ from trimtab_jobs.engines import EngineOptions, Session, engine
 from trimtab_jobs.errors import InvalidInput
 from trimtab_jobs.files import SharedFolder
 from trimtab_jobs.model import open_model
-from trimtab_jobs.onnx_model import Input
 from trimtab_jobs.publish import PROFILE
 from trimtab_jobs.serve.capture import Capture
+from trimtab_jobs.signature import Input
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +69,14 @@ class Served:
     def __init__(self, folder: Path, revision: Revision, options: Options, background: Executor) -> None:
         model = open_model(folder / revision.path)
         self.revision = revision
-        self.inputs = onnx_model.inputs(model.onnx)
-        self.outputs = onnx_model.outputs(model.onnx)
+        self.format = model.format
+        self.inputs = signature.inputs(model)
+        self.outputs = signature.outputs(model)
         self.score: float | None = None
         """The drift score; None while the window fills."""
         self._profile = _profile_for(self.inputs, model.folder / PROFILE)
         self._detector = Detector(self._profile, options.window)
-        self._session = engine(revision.engine).load(model.onnx, EngineOptions(threads=options.threads))
+        self._session = engine(revision.engine).load(model, EngineOptions(threads=options.threads))
         self.capture: Capture | None = None
         if options.capture:
             self.capture = Capture(options.capture, options.capture_rows, revision.id, background)

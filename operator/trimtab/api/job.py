@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.alias_generators import to_camel
 
 from trimtab.api.base import Record, Rule, Spec, exactly_one, exactly_one_cel
-from trimtab.api.model import Data, Metric, ModelFormat, ModelSource, Target, Uri, parse_metric
+from trimtab.api.model import Data, Metric, ModelSource, SourceFormat, Target, Uri, parse_metric
 from trimtab.api.quantities import DURATION, PERCENT, QUANTITY, Duration, Percent, Quantity
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.techniques import Quantize, QuantizeMethod, Step
@@ -168,7 +168,7 @@ class OptimizationJobSpec(Spec):
             "self.model.format == 'PyTorch' || !has(self.techniques) || "
             "self.techniques.all(t, !has(t.prune) && !has(t.distill))",
             "prune and distill need a PyTorch model",
-            lambda s: s.model.format == ModelFormat.PYTORCH or not (_has_step(s, "prune") or _has_step(s, "distill")),
+            lambda s: s.model.format == SourceFormat.PYTORCH or not (_has_step(s, "prune") or _has_step(s, "distill")),
         ),
     )
     model: ModelSource

@@ -20,9 +20,20 @@ Uri = Annotated[str, Field(max_length=1024, examples=["pvc://models/magika.onnx"
 Name = Annotated[str, Field(max_length=253), NAME]
 
 
-class ModelFormat(StrEnum):
+class SourceFormat(StrEnum):
+    """What a job may be given."""
+
     ONNX = "ONNX"
     PYTORCH = "PyTorch"
+
+
+class ModelFormat(StrEnum):
+    """What an artifact may hold: a job's model, or what a technique made of it."""
+
+    ONNX = "ONNX"
+    PYTORCH = "PyTorch"
+    OPENVINO = "OpenVINO"
+    """OpenVINO's intermediate representation."""
 
 
 class EngineName(StrEnum):
@@ -68,11 +79,11 @@ class ModelSource(Spec):
             "(self.format == 'PyTorch') == has(self.factory)",
             "a PyTorch model needs factory, the function that builds the module before its weights are loaded; "
             "an ONNX model has none",
-            lambda m: (m.format == ModelFormat.PYTORCH) == (m.factory is not None),
+            lambda m: (m.format == SourceFormat.PYTORCH) == (m.factory is not None),
         ),
     )
     uri: Uri = Field(description="An .onnx file, or the .safetensors weights of a PyTorch module.")
-    format: ModelFormat = Field(description="ONNX or PyTorch.")
+    format: SourceFormat = Field(description="ONNX or PyTorch.")
     factory: Annotated[str, Field(max_length=256), FACTORY] | None = Field(
         None, description="For PyTorch: module:function, called without arguments, returns the torch.nn.Module."
     )
