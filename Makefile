@@ -33,7 +33,7 @@ demo: .venv/base ## Optimize magika, a real content classifier, on this machine
 	$(BIN)/python examples/magika/prepare.py demo/magika
 	$(BIN)/trimtab run examples/magika/job.yaml --out demo/run \
 		--volume magika=demo/magika --volume magika-published=demo/published
-	@echo "the winner is in demo/published, all measurements in demo/run/status.json"
+	@echo "the winner is in demo/published, the reasons are in demo/run/report.html"
 
 .PHONY: check
 check: .venv/all ## Lint, types, import contracts, generated files

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from trimtab.api.work import VOLUMES_VARIABLE, Report
+from trimtab.api.work import VOLUMES_VARIABLE, Report, report_folder
 from trimtab_jobs.errors import InvalidInput
 from trimtab_jobs.files import SharedFolder
 from trimtab_jobs.model import Model, open_model
@@ -127,7 +127,7 @@ class Store:
 
     def save_report(self, uid: str, report: Report) -> None:
         """Keep the full report of a job's stage, or of its trial."""
-        name = f"reports/{uid}/{report.stage.value}-{report.trial or 0}.json"
+        name = f"{report_folder(uid)}/{report.stage.value}-{report.trial or 0}.json"
         self._files.write(name, report.model_dump_json(by_alias=True, indent=1))
 
     def _artifact(self, digest: str) -> Path:

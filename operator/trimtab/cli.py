@@ -94,11 +94,14 @@ def _conclude(status: OptimizationJobStatus, folder: Path) -> int:
 
     failure = find(status.conditions, ConditionType.FAILED)
     if failure and is_true(status.conditions, ConditionType.FAILED):
+        if status.inspection:
+            print(f"report: {folder}/report.html")  # noqa: T201
         if failure.reason == Reason.INVALID_INPUT:
             return _refuse(failure.message)
         print(f"{failure.reason}: {failure.message}; logs are in {folder}/work", file=sys.stderr)  # noqa: T201
         return FAILED
     print(candidate_table(status))  # noqa: T201
+    print(f"report: {folder}/report.html")  # noqa: T201
     if status.published:
         print(f"published: {status.published.uri}")  # noqa: T201
     return 0 if status.state not in (Reason.NO_FEASIBLE_CANDIDATE, Reason.CLAIM_VIOLATED) else NOTHING_FEASIBLE

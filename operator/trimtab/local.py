@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import unquote
 
 from pydantic import ValidationError
 
@@ -40,13 +41,18 @@ from trimtab.api.work import (
     Stage,
     Task,
     WorkError,
+    report_folder,
 )
 from trimtab.conditions import is_finished, is_true
 from trimtab.decisions import Decision, Event, Observed, ObservedWork, Work, WorkState
 from trimtab.memory import kill_tree, resident
+from trimtab.page import REPORT_FILES, files
 from trimtab.reconcile import reconcile
+from trimtab.report import build
 
 Tell = Callable[[Event], None]
+MODEL_FILES = ("model.onnx", "model.xml")
+"""What an engine loads, by the formats an engine knows."""
 MEMORY_EVERY = 0.2
 """Seconds between two looks at the memory of trials, where there is a budget of it."""
 
@@ -65,6 +71,8 @@ def run_local(job: OptimizationJob, folder: Path, volumes: Mapping[str, Path], t
     _check_claims(job, volumes)
     folder = folder.resolve()
     with _lock(folder):
+        for name in REPORT_FILES:
+            (folder / name).unlink(missing_ok=True)  # it may be of another job
         machine = Machine(identified(job, folder), folder, dict(volumes))
         try:
             while not is_finished(machine.job.status.conditions):
@@ -73,6 +81,8 @@ def run_local(job: OptimizationJob, folder: Path, volumes: Mapping[str, Path], t
                 machine.wait(decision.requeue_after)
         finally:
             machine.stop(list(machine.processes))
+        if machine.job.status.inspection:
+            machine.explain()
         return machine.job.status
 
 
@@ -233,6 +243,24 @@ class Machine:
             for descriptor in descriptors:
                 os.close(descriptor)
         return bool(ended)
+
+    def explain(self) -> None:
+        """Write the report of the job, which has ended."""
+        kept = sorted((self.folder / "store" / report_folder(self.job.metadata.uid)).glob("*.json"))
+        pods = [report for path in kept if (report := _read_report(path))]
+        for name, text in files(build(self.job, str(self._winner()), pods)).items():
+            _write(self.folder / name, text)
+
+    def _winner(self) -> Path:
+        """The file to load the winner from: as published, or in the store."""
+        status = self.job.status
+        artifact = status.best.artifact if status.best else ""
+        folder = self.folder / "store" / "artifacts" / artifact.removeprefix("sha256:")
+        if status.published:
+            scheme, _, rest = unquote(status.published.uri).partition("://")
+            claim, _, inside = rest.partition("/")
+            folder = self.volumes[claim].resolve() / inside if scheme == "pvc" else Path(rest)
+        return next((folder / name for name in MODEL_FILES if (folder / name).exists()), folder / MODEL_FILES[0])
 
     def stop(self, names: list[str]) -> None:
         for name in names:

@@ -25,7 +25,7 @@ def trimtab(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "trimtab", *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("heavy", ["torch", "kopf", "kubernetes", "pydantic", "numpy", "optuna", "aiohttp"])
+@pytest.mark.parametrize("heavy", ["torch", "kopf", "kubernetes", "pydantic", "numpy", "optuna", "aiohttp", "jinja2"])
 def test_help_loads_nothing_heavy(heavy: str) -> None:
     shown = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True).stdout
     assert heavy not in shown.split()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from trimtab.api.report import JobReport
 from trimtab.api.status import OptimizationJobStatus, TrialState
 from trimtab.api.work import Report, Stage
 from trimtab.documents import read_job
@@ -64,6 +65,37 @@ def test_a_run_ends_with_a_winner_and_every_candidate_explained(undisturbed: Pat
     assert all(c.outcome and c.message for t in found.trials for c in t.candidates)
     assert found.claim
     assert found.claim.samples == 497
+
+
+def test_a_run_explains_itself_for_the_job_it_ran(undisturbed: Path, digits: Path) -> None:
+    report = JobReport.model_validate_json((undisturbed / "report.json").read_text())
+    found = status(undisturbed)
+    assert report.state == found.state
+    assert [c.metrics for c in report.candidates] == [c.metrics for t in found.trials for c in t.candidates]
+    assert [work.trial for work in report.work] == [1, 2]
+    assert report.headline in (undisturbed / "report.html").read_text()
+    assert not list(undisturbed.glob("*.part"))
+
+
+def test_the_winner_is_loaded_as_the_report_says(undisturbed: Path) -> None:
+    report = JobReport.model_validate_json((undisturbed / "report.json").read_text())
+    assert report.winner
+    shown = subprocess.run(
+        [sys.executable, "-c", report.winner.load + "print(len(outputs))"], capture_output=True, text=True, check=False
+    )
+    assert shown.stdout == "1\n", shown.stderr
+    assert len([line for line in report.winner.load.splitlines() if line]) == 5
+
+
+def test_a_run_that_fails_before_inspect_leaves_no_report_of_another(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("of another job")
+    job = yaml.safe_load((digits / "job.yaml").read_text())
+    job["spec"]["model"]["uri"] = "pvc://digits/none.onnx"
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    command = [sys.executable, "-m", "trimtab", "run", str(tmp_path / "job.yaml"), "--out", str(tmp_path)]
+    shown = subprocess.run([*command, "--volume", f"digits={digits}"], capture_output=True, text=True, check=False)
+    assert shown.returncode == 2
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_a_finished_run_is_not_run_again(digits: Path, undisturbed: Path) -> None:

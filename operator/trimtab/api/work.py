@@ -32,6 +32,11 @@ TEMPORARY_EXIT = 75
 """The exit codes of a pod: 2 is somebody's input and never retried, 75 (EX_TEMPFAIL) is worth another attempt."""
 
 
+def report_folder(uid: str) -> str:
+    """Where in the store the full reports of a job's pods are."""
+    return f"reports/{uid}"
+
+
 class Stage(StrEnum):
     INSPECT = "Inspect"
     TRIAL = "Trial"
@@ -106,6 +111,7 @@ class StepReport(Record):
     seconds: float = 0.0
     artifact: str = ""
     note: str = ""
+    float_layers: list[str] = Field([], description="In scope, and left in floating point to keep the quality.")
 
 
 class Timing(Record):

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from trimtab.api.schema.kinds import KINDS, crd, editor_schema
+from trimtab.api.schema.kinds import KINDS, crd, editor_schema, report_schema
 from trimtab.api.schema.reference import reference
 from trimtab.api.values import values_schema, values_yaml
 
@@ -40,6 +40,7 @@ def files() -> dict[str, str]:
     schema = json.dumps(values_schema(), indent=2) + "\n"
     return result | {
         "docs/reference.md": reference(),
+        "docs/schema/report.json": json.dumps(report_schema(), indent=2) + "\n",
         "charts/trimtab/values.yaml": HEADER + values_yaml(),
         "charts/trimtab/values.schema.json": schema,
     }

@@ -1,4 +1,4 @@
-"""The three kinds, whole: as CustomResourceDefinitions for the API server, and as JSON Schema for editors."""
+"""The three kinds, whole, as CustomResourceDefinitions and as JSON Schema for editors; and a report's JSON Schema."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from trimtab.api import names
 from trimtab.api.base import Record, Spec
 from trimtab.api.job import OptimizationJob
 from trimtab.api.monitor import ModelMonitor
+from trimtab.api.report import REPORT_VERSION, JobReport
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.schema.wire import RULES, one_line, structural, wire_schema
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def editor_schema(kind: Kind) -> dict[str, Any]:
     spec = _without_rules(wire_schema(kind.parts["spec"]))
     definitions = spec.pop("$defs", {})
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": DRAFT,
         "title": f"{kind.name} ({names.API_VERSION})",
         "description": one_line(kind.model.__doc__ or ""),
         "type": "object",
@@ -148,6 +151,12 @@ def editor_schema(kind: Kind) -> dict[str, Any]:
         },
         "$defs": definitions,
     }
+
+
+def report_schema() -> dict[str, Any]:
+    """What `report.json` holds. A reader ignores fields it does not know: later versions may add some."""
+    schema: dict[str, Any] = _without_rules(wire_schema(JobReport))
+    return {"$schema": DRAFT} | schema | {"title": f"{JobReport.__name__} ({names.GROUP}/{REPORT_VERSION})"}
 
 
 def _without_rules(node: Any) -> Any:

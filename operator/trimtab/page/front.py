@@ -1,0 +1,173 @@
+"""What the plot of the front shows, in the units of its axes: marks, bounds, and the part of the plane worth seeing.
+
+Both axes are relative to the input model, which therefore stands at (1, 0): time as a ratio, as the playoff measured
+it, and quality as a change in points, which is what promises and the claim on the holdout speak of. A ruined
+candidate, 80 points down, would squeeze all others into a line; the view ends a little below what was promised, and
+what lies outside is drawn on its edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from trimtab.api.model import Metric
+from trimtab.api.report import Candidate, JobReport
+from trimtab.api.status import Interval, Outcome
+
+SLOWEST = 2.0
+"""The ratio the view reaches to; slower candidates are drawn on its edge, unless one of them can win."""
+REACH = 1.5
+"""How far below what must be seen (promises, feasible candidates) the view goes on, relative to its depth."""
+SHALLOWEST = 0.5
+"""Points of change that the view spans at least, or noise would look like a difference."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A value with its interval, which is the value alone where none was measured."""
+
+    low: float
+    value: float
+    high: float
+
+    @property
+    def known(self) -> bool:
+        return self.low < self.high
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A measured candidate."""
+
+    candidate: Candidate
+    kind: str
+    """`winner`, `input`, or its outcome in lower case."""
+    time: Span
+    change: Span
+    size: float
+    """Relative to the input model's."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A promise that is a line on one of the axes."""
+
+    text: str
+    value: float
+    on_time: bool
+
+
+@dataclass(frozen=True)
+class Front:
+    """Everything to draw. `time` and `change` are the view; `holdout` is the winner's change as claimed."""
+
+    marks: tuple[Mark, ...]
+    bounds: tuple[Bound, ...]
+    holdout: Span | None
+    time: tuple[float, float]
+    change: tuple[float, float]
+
+    def off_scale(self, mark: Mark) -> bool:
+        return mark.time.value > self.time[1] or not self.change[0] <= mark.change.value <= self.change[1]
+
+    @property
+    def winner(self) -> Mark | None:
+        return next((mark for mark in self.marks if mark.kind == "winner"), None)
+
+    def staircase(self) -> list[Mark]:
+        """The feasible marks that none is better than in both time and quality, the fastest first."""
+        best: list[Mark] = []
+        feasible = (mark for mark in self.marks if mark.candidate.outcome == Outcome.FEASIBLE)
+        for mark in sorted(feasible, key=lambda m: (m.time.value, -m.change.value)):
+            if not best or mark.change.value > best[-1].change.value:
+                best.append(mark)
+        return best
+
+
+def front(report: JobReport) -> Front | None:
+    """What there is to draw; None while the input model has not been measured."""
+    measured = [c for c in report.candidates if report.quality in c.metrics and Metric.LATENCY_P50 in c.metrics]
+    if not measured or measured[0].trial != 0:
+        return None
+    marks = tuple(_mark(report, candidate, measured[0]) for candidate in measured)
+    bounds = tuple(_bounds(report, measured[0]))
+    drop = report.claim.drop if report.claim and report.winner and report.winner.trial != 0 else None
+    holdout = Span(*(-100 * float(n) for n in (drop.high, drop.estimate, drop.low))) if drop else None
+    return Front(marks, bounds, holdout, _times(marks, bounds), _changes(marks, bounds, holdout))
+
+
+def _mark(report: JobReport, candidate: Candidate, reference: Candidate) -> Mark:
+    change = _change(report, float(candidate.metrics[report.quality]), reference)
+    return Mark(
+        candidate=candidate,
+        kind=_kind(report, candidate, reference),
+        time=_time(candidate, reference),
+        change=Span(change, change, change),
+        size=float(candidate.metrics[Metric.SIZE]) / max(float(reference.metrics[Metric.SIZE]), 1),
+    )
+
+
+def _kind(report: JobReport, candidate: Candidate, reference: Candidate) -> str:
+    if report.winner and (report.winner.trial, report.winner.engine) == (candidate.trial, candidate.engine):
+        return "winner"
+    if candidate is reference:
+        return "input"
+    return candidate.outcome.lower() if candidate.outcome else "unjudged"
+
+
+def _time(candidate: Candidate, reference: Candidate) -> Span:
+    """From the playoff; else a hint, from timings made minutes apart."""
+    if candidate.time_ratio:
+        return _span(candidate.time_ratio)
+    ratio = float(candidate.metrics[Metric.LATENCY_P50]) / float(reference.metrics[Metric.LATENCY_P50])
+    return Span(ratio, ratio, ratio)
+
+
+def _span(interval: Interval) -> Span:
+    return Span(float(interval.low), float(interval.estimate), float(interval.high))
+
+
+def _change(report: JobReport, value: float, reference: Candidate) -> float:
+    return 100 * (value - float(reference.metrics[report.quality]))
+
+
+def _bounds(report: JobReport, reference: Candidate) -> Iterator[Bound]:
+    for promise in report.asked.promises:
+        if promise.limit is None:
+            continue
+        if promise.metric == report.quality:
+            yield Bound(promise.text, _change(report, float(promise.limit), reference), on_time=False)
+        if promise.metric == Metric.LATENCY_P50:
+            ratio = float(promise.limit) / float(reference.metrics[Metric.LATENCY_P50])
+            yield Bound(promise.text, ratio, on_time=True)
+
+
+def _times(marks: tuple[Mark, ...], bounds: tuple[Bound, ...]) -> tuple[float, float]:
+    """The view of the time axis. A bound far away is not looked for."""
+    needed = [end for mark in marks if _matters(mark) for end in (mark.time.low, mark.time.high)]
+    hopeful = [mark.time.value for mark in marks if mark.time.value <= SLOWEST]
+    lines = [bound.value for bound in bounds if bound.on_time and bound.value <= SLOWEST]
+    return _padded(min(*needed, *hopeful, *lines, 1.0), max(*needed, *hopeful, *lines, 1.0), 0.1)
+
+
+def _changes(marks: tuple[Mark, ...], bounds: tuple[Bound, ...], holdout: Span | None) -> tuple[float, float]:
+    """The view of the quality axis. Where nothing is feasible, the nearest candidate still belongs to it."""
+    needed = [mark.change.value for mark in marks if _matters(mark)]
+    others = [mark.change.value for mark in marks if not _matters(mark)]
+    needed += [bound.value for bound in bounds if not bound.on_time] + ([holdout.low, holdout.high] if holdout else [])
+    if len(needed) == len(bounds) + 1 and others:
+        needed.append(max(others))
+    depth = max(max(*needed, 0.0) - min(*needed, 0.0), SHALLOWEST)
+    seen = [*needed, *(change for change in others if change >= min(*needed, 0.0) - REACH * depth), 0.0, -SHALLOWEST]
+    return _padded(min(seen), max(seen), 0.5)
+
+
+def _matters(mark: Mark) -> bool:
+    """Whether the view must hold it: what keeps the promises, and the input model."""
+    return mark.kind not in ("infeasible", "unjudged")
+
+
+def _padded(low: float, high: float, least: float) -> tuple[float, float]:
+    margin = 0.08 * max(high - low, least)
+    return low - margin, high + margin

@@ -1,0 +1,123 @@
+"""What a report says of jobs that ended in every way."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from builders import interval, make_job
+from reports import ENDINGS
+from trimtab.api.report import JobReport
+from trimtab.api.schema.kinds import report_schema
+from trimtab.api.status import Outcome
+from trimtab.page import files
+from trimtab.report import build, inverse
+
+HEADLINES = {
+    "winner": "Trial 2 on ONNXRuntime is 1.49x as fast as the input model (95% interval 1.45 to 1.54), loses 0.20 "
+    "points of accuracy on the holdout (95% interval -0.20 to 0.60) and takes 320 instead of 1000.",
+    "inconclusive": "; the holdout of 200 samples is too small to confirm the promise.",
+    "violated": "; but the holdout breaks the promise, so nothing was published.",
+    "nothing feasible": "Nothing keeps every promise; the nearest miss is trial 2 on ONNXRuntime: accuracy is 95.1%, "
+    "below 99%.",
+    "baseline is best": "Keep the input model: no candidate is better beyond noise.",
+    "failed": "The job failed before it could choose (WorkFailed): Playoff failed 3 times, at last with: OOMKilled.",
+}
+VERDICTS = {
+    "winner": "With 95% confidence the promise holds on 200 holdout samples: the drop is 0.2%.",
+    "inconclusive": "200 holdout samples are too few to say with 95% confidence whether the promise holds: about 900 "
+    "would tell.",
+    "violated": "With 95% confidence the promise is broken on 200 holdout samples: the drop is 3%.",
+    "nothing feasible": "",
+}
+
+
+@pytest.mark.parametrize("ending", HEADLINES)
+def test_the_headline_says_how_it_ended(ending: str) -> None:
+    assert build(ENDINGS[ending]()).headline.endswith(HEADLINES[ending])
+
+
+@pytest.mark.parametrize("ending", VERDICTS)
+def test_the_claim_is_said_in_words(ending: str) -> None:
+    assert build(ENDINGS[ending]()).verdict == VERDICTS[ending]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_trial_and_engine_is_a_candidate_with_a_reason(ending: str) -> None:
+    job = ENDINGS[ending]()
+    report = build(job)
+    expected = [(t.index, c.engine if c else None) for t in job.status.trials for c in t.candidates or [None]]
+    assert [(c.trial, c.engine) for c in report.candidates] == expected
+    assert all(c.reason for c in report.candidates)
+
+
+def test_trials_that_made_no_model_are_named_with_their_outcome() -> None:
+    found = {c.trial: (c.outcome, c.reason) for c in build(ENDINGS["crowded"]()).candidates if c.engine is None}
+    assert found[3] == (Outcome.SKIPPED, "the model has no Conv to quantize")
+    assert found[5] == (Outcome.FAILED, "Trial failed 3 times, at last with: OOMKilled")
+    assert found[7][0] == Outcome.FAILED
+
+
+def test_a_promise_knows_its_bound_in_the_unit_of_its_metric() -> None:
+    promises = build(ENDINGS["crowded"]()).asked.promises
+    assert [(p.text, p.limit) for p in promises] == [
+        ("accuracy drops by at most 1%", "0.94"),
+        ("latencyP50 is at most 2.5ms", "0.0025"),
+    ]
+
+
+def test_techniques_are_told_as_spaces() -> None:
+    techniques = [{"prune": {"ratio": {"min": "0.1", "max": "0.6"}}, "optional": True}, {"distill": {}}]
+    model = {"uri": "pvc://m/w.safetensors", "format": "PyTorch", "factory": "m:build"}
+    data = make_job().spec.data.wire() | {"train": {"uri": "pvc://data/train.npz"}}
+    asked = build(make_job(techniques=techniques, model=model, data=data)).asked
+    assert asked.techniques[0] == "prune (optional): granularity Channel; ratio 0.1 to 0.6"
+    assert asked.techniques[1].startswith("distill: epochs 5; temperature 4; ")
+
+
+def test_a_speed_up_is_the_inverse_of_a_time_ratio_and_its_ends_change_places() -> None:
+    assert inverse(interval(0.5, 0.1)).wire() == {"estimate": "2", "low": "1.66667", "high": "2.5"}
+
+
+def test_a_job_under_way_can_be_reported() -> None:
+    assert build(make_job()).headline == "The job is under way (Pending)."
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_document_keeps_its_published_schema(ending: str) -> None:
+    document = json.loads(files(build(ENDINGS[ending]()))["report.json"])
+    assert list(violations(document, report_schema(), report_schema()["$defs"], "report")) == []
+    assert JobReport.model_validate(document) == build(ENDINGS[ending]())
+
+
+def test_the_schema_refuses_what_is_no_report() -> None:
+    document = build(ENDINGS["winner"]()).wire()
+    schema = report_schema()
+    for broken in ({"version": "v2"}, {"headline": 3}, {"candidates": [{"name": "x"}]}, {"quality": "speed"}):
+        assert list(violations(document | broken, schema, schema["$defs"], "report")), broken
+
+
+TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
+
+
+def violations(value: Any, schema: dict[str, Any], definitions: dict[str, Any], path: str) -> Any:
+    """Where a document breaks a schema, for the keywords that ours use."""
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]] | {k: v for k, v in schema.items() if k != "$ref"}
+    if "type" in schema and not isinstance(value, TYPES[schema["type"]]):
+        yield f"{path}: {value!r} is no {schema['type']}"
+    elif "const" in schema and value != schema["const"]:
+        yield f"{path}: {value!r} is not {schema['const']!r}"
+    elif "enum" in schema and value not in schema["enum"]:
+        yield f"{path}: {value!r} is none of {schema['enum']}"
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from violations(item, schema["items"], definitions, f"{path}[{index}]")
+    elif isinstance(value, dict):
+        for name in set(schema.get("required", [])) - set(value):
+            yield f"{path}.{name} is missing"
+        for name, item in value.items():
+            inner = schema.get("properties", {}).get(name) or schema["additionalProperties"]
+            yield from violations(item, inner, definitions, f"{path}.{name}")
