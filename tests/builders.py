@@ -155,7 +155,7 @@ class World:
         for work in decision.create:
             if work.name not in self.works:
                 self.started.append(work.name)
-                self.works[work.name] = self.sabotage(work) or self._succeed(work)
+                self.works[work.name] = self.sabotage(work) or self.succeed(work)
         for name in decision.delete:
             self.works.pop(name, None)
         self.write(decision)
@@ -175,7 +175,7 @@ class World:
                 return self.job.status
         raise AssertionError(f"not settled after {limit} reconciles: {self.job.status.state}")
 
-    def _succeed(self, work: Work) -> ObservedWork:
+    def succeed(self, work: Work) -> ObservedWork:
         trials = {seen.work.task.trial or 0: seen.work.task.settings for seen in self.works.values()}
         report = Report.model_validate_json(report_for(work.task, self.truth, trials).compact())
         return ObservedWork(work, WorkState.SUCCEEDED, report)

@@ -149,14 +149,20 @@ def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRunti
         create += works
     search = job.spec.search
     while not late and _running(trials) < search.parallelism and len(trials) <= search.max_trials:
-        index = len(trials)
+        index = _free_index(trials)
         point = propose(explore(job), search.seed, index, _history(job, trials))
         if point is None:
             break
-        trials.append(TrialStatus(index=index, state=TrialState.RUNNING, settings=dict(point)))
+        started = TrialStatus(index=index, state=TrialState.RUNNING, settings=dict(point))
+        trials = sorted([*trials, started], key=lambda trial: trial.index)
         create.append(plan.trial(job, runtime, index, point, 0))
     status = job.status.model_copy(update={"trials": trials})
     return Progress(status, Reason.SEARCHING if _running(trials) else None, tuple(create))
+
+
+def _free_index(trials: list[TrialStatus]) -> int:
+    """The next, or a missing one: of two trials started at once the later may be seen first."""
+    return min({*range(len(trials) + 1)} - {trial.index for trial in trials})
 
 
 def _running(trials: list[TrialStatus]) -> int:
