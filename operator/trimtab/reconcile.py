@@ -162,7 +162,8 @@ def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRunti
 
 def _free_index(trials: list[TrialStatus]) -> int:
     """The next, or a missing one: of two trials started at once the later may be seen first."""
-    return min({*range(len(trials) + 1)} - {trial.index for trial in trials})
+    known = {trial.index for trial in trials}
+    return next(index for index in range(len(trials) + 1) if index not in known)
 
 
 def _running(trials: list[TrialStatus]) -> int:
