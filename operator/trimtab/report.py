@@ -202,11 +202,18 @@ def _promise(constraint: Constraint, status: OptimizationJobStatus) -> Promise:
     if constraint.max_drop is None:
         bound = constraint.max or constraint.min or ""
         text = f"{metric} is at {'most' if constraint.max else 'least'} {bound}"
-        return Promise(metric=metric, text=text, limit=decimal(parse_metric(metric, bound)))
-    measured = [entry for trial in status.trials[:1] for entry in trial.candidates[:1]]
-    limits = [entry.metric(metric) - parse_percent(constraint.max_drop) for entry in measured]
+        limit = parse_metric(metric, bound)
+        return Promise(metric=metric, text=text, limit=decimal(limit), drop=_drop(status, metric, limit))
     text = f"{metric} drops by at most {constraint.max_drop}"
-    return Promise(metric=metric, text=text, limit=decimal(limits[0]) if limits else None)
+    return Promise(metric=metric, text=text, drop=decimal(parse_percent(constraint.max_drop)))
+
+
+def _drop(status: OptimizationJobStatus, metric: Metric, value: float) -> str | None:
+    """By how much a value is worse than the input model's, where that is the quality that counts."""
+    reference = next((entry for trial in status.trials[:1] for entry in trial.candidates[:1]), None)
+    if metric != QUALITY or reference is None:
+        return None
+    return decimal(reference.metric(metric) - value)
 
 
 def _technique(step: Step) -> str:
@@ -256,6 +263,7 @@ def _candidates(status: OptimizationJobStatus) -> Iterator[Candidate]:
                 reason=entry.message or "not judged",
                 note=trial.message,
                 metrics=entry.metrics,
+                drop=_drop(status, QUALITY, float(entry.metrics[QUALITY])) if QUALITY in entry.metrics else None,
                 time_ratio=entry.time_ratio,
             )
         if not trial.candidates:

@@ -62,10 +62,12 @@ def test_trials_that_made_no_model_are_named_with_their_outcome() -> None:
 
 def test_a_promise_knows_its_bound_in_the_unit_of_its_metric() -> None:
     promises = build(ENDINGS["crowded"]()).asked.promises
-    assert [(p.text, p.limit) for p in promises] == [
-        ("accuracy drops by at most 1%", "0.94"),
-        ("latencyP50 is at most 2.5ms", "0.0025"),
+    assert [(p.text, p.limit, p.drop) for p in promises] == [
+        ("accuracy drops by at most 1%", None, "0.01"),
+        ("latencyP50 is at most 2.5ms", "0.0025", None),
     ]
+    (floor,) = build(ENDINGS["nothing feasible"]()).asked.promises
+    assert (floor.text, floor.limit, floor.drop) == ("accuracy is at least 99%", "0.99", "-0.04")
 
 
 def test_techniques_are_told_as_spaces() -> None:

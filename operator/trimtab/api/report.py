@@ -35,7 +35,8 @@ class Promise(Record):
 
     metric: Metric
     text: str = Field(description="Such as: accuracy drops by at most 1%.")
-    limit: Decimal | None = Field(None, description="The bound in the metric's own unit, a drop counted off the input.")
+    limit: Decimal | None = Field(None, description="The bound in the metric's own unit, if it is no drop.")
+    drop: Decimal | None = Field(None, description="Of quality: the bound as a drop from the input model.")
 
 
 class Asked(Record):
@@ -64,6 +65,10 @@ class Candidate(Record):
     reason: str = ""
     note: str = Field("", description="What the techniques said of the model, such as how many nodes they quantized.")
     metrics: dict[str, Decimal] = Field({}, description="By metric name, in fractions, seconds and bytes.")
+    drop: Decimal | None = Field(
+        None,
+        description="Quality lost against the input model on the evaluation split, below 0 if gained.",
+    )
     time_ratio: Interval | None = Field(None, description="Time relative to the input model's, from the playoff.")
 
 

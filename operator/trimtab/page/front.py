@@ -87,18 +87,18 @@ class Front:
 
 def front(report: JobReport) -> Front | None:
     """What there is to draw; None while the input model has not been measured."""
-    measured = [c for c in report.candidates if report.quality in c.metrics and Metric.LATENCY_P50 in c.metrics]
+    measured = [c for c in report.candidates if c.drop and Metric.LATENCY_P50 in c.metrics]
     if not measured or measured[0].trial != 0:
         return None
     marks = tuple(_mark(report, candidate, measured[0]) for candidate in measured)
     bounds = tuple(_bounds(report, measured[0]))
     drop = report.claim.drop if report.claim and report.winner and report.winner.trial != 0 else None
-    holdout = Span(*(-100 * float(n) for n in (drop.high, drop.estimate, drop.low))) if drop else None
+    holdout = Span(*map(_change, (drop.high, drop.estimate, drop.low))) if drop else None
     return Front(marks, bounds, holdout, _times(marks, bounds), _changes(marks, bounds, holdout))
 
 
 def _mark(report: JobReport, candidate: Candidate, reference: Candidate) -> Mark:
-    change = _change(report, float(candidate.metrics[report.quality]), reference)
+    change = _change(candidate.drop or "0")
     return Mark(
         candidate=candidate,
         kind=_kind(report, candidate, reference),
@@ -128,17 +128,16 @@ def _span(interval: Interval) -> Span:
     return Span(float(interval.low), float(interval.estimate), float(interval.high))
 
 
-def _change(report: JobReport, value: float, reference: Candidate) -> float:
-    return 100 * (value - float(reference.metrics[report.quality]))
+def _change(drop: str) -> float:
+    """A fraction that is lost as what is gained, in points or in percent; a loss of nothing is no negative zero."""
+    return -100 * float(drop) + 0.0
 
 
 def _bounds(report: JobReport, reference: Candidate) -> Iterator[Bound]:
     for promise in report.asked.promises:
-        if promise.limit is None:
-            continue
-        if promise.metric == report.quality:
-            yield Bound(promise.text, _change(report, float(promise.limit), reference), on_time=False)
-        if promise.metric == Metric.LATENCY_P50:
+        if promise.metric == report.quality and promise.drop:
+            yield Bound(promise.text, _change(promise.drop), on_time=False)
+        if promise.metric == Metric.LATENCY_P50 and promise.limit:
             ratio = float(promise.limit) / float(reference.metrics[Metric.LATENCY_P50])
             yield Bound(promise.text, ratio, on_time=True)
 
