@@ -190,7 +190,7 @@ def check_disjoint(splits: Sequence[Split]) -> None:
     Two samples are the same when the bytes of all their inputs are, whatever their labels. Calibration may overlap
     train: neither judges.
     """
-    rows = {split.name: _rows(split) for split in splits}
+    rows = {split.name: set(row_digests(split)) for split in splits}
     files = {split.name: split for split in splits}
     for first, second in combinations(rows, 2):
         shared = len(rows[first] & rows[second])
@@ -200,10 +200,10 @@ def check_disjoint(splits: Sequence[Split]) -> None:
             )
 
 
-def _rows(split: Split) -> set[bytes]:
-    """A digest per sample. 16 bytes: collisions among a billion samples have odds below 1e-20."""
+def row_digests(split: Split) -> list[bytes]:
+    """A digest of each sample's inputs. 16 bytes: collisions among a billion samples have odds below 1e-20."""
     arrays = [np.ascontiguousarray(split.inputs[name]) for name in sorted(split.inputs)]
-    return {
+    return [
         hashlib.blake2b(b"".join(array[index].tobytes() for array in arrays), digest_size=16).digest()
         for index in range(len(split))
-    }
+    ]

@@ -5,12 +5,15 @@
     ├── WrongResult       a library made a model that is not what it should be; trying again cannot help
     ├── NotApplicable     the technique has nothing to do here; the trial is Skipped, not Failed
     └── Temporary         the world's fault; another attempt may succeed (exit code 75)
+        ├── OutOfSpace    a store or a temporary folder is full
         └── Crashed       a bug, ours or a library's; tried again, for it may be the machine (exit code 1)
 
 The type says whether to try again; the text is one line naming the field or file, the value and the remedy.
 """
 
 from __future__ import annotations
+
+from trimtab.api.work import OUT_OF_SPACE
 
 
 class WorkFailure(Exception):
@@ -36,6 +39,10 @@ class NotApplicable(WorkFailure):
 
 class Temporary(WorkFailure):
     reason = "Temporary"
+
+
+class OutOfSpace(Temporary):
+    reason = OUT_OF_SPACE
 
 
 class Crashed(Temporary):

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trimtab_jobs.errors import InvalidInput, Temporary
+from trimtab_jobs.errors import InvalidInput, OutOfSpace, Temporary
 
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
 _RUBBISH_AGE = 24 * 3600.0
 """Seconds after which nobody writes a temporary file any more: a pod's `activeDeadline` is hours at the most."""
@@ -81,7 +82,9 @@ class SharedFolder:
             place = f"{self._field}: {self.root}"
             if error.errno in _NOT_ALLOWED:
                 raise InvalidInput(f"{place} cannot be written ({error}): mount it writable for this user") from None
-            raise Temporary(f"{place} cannot be written now ({error}): free space, or mend the volume") from None
+            if error.errno in FULL:
+                raise OutOfSpace(f"{place} cannot be written ({error.strerror}): free space, or name another") from None
+            raise Temporary(f"{place} cannot be written now ({error}): mend the volume") from None
 
 
 def _copy(folder: Path, to: Path) -> None:

@@ -28,8 +28,9 @@ from trimtab_jobs import publish as publishing
 from trimtab_jobs.claim import claim
 from trimtab_jobs.data import Array, Split, Splits, check_disjoint, check_inputs, check_labels
 from trimtab_jobs.engines import EngineOptions, Session, engine
-from trimtab_jobs.errors import Crashed, InvalidInput, NotApplicable, Temporary, WorkFailure
+from trimtab_jobs.errors import Crashed, InvalidInput, NotApplicable, OutOfSpace, Temporary, WorkFailure
 from trimtab_jobs.evaluate import batch_size, caller, correctness, measure, predict, scores
+from trimtab_jobs.files import FULL
 from trimtab_jobs.hardware import hardware, peak_memory
 from trimtab_jobs.model import Model
 from trimtab_jobs.onnx_model import operators
@@ -124,8 +125,7 @@ def run(task: Task) -> Report:
     except PermissionError as denied:
         report = failed(task.stage, InvalidInput(f"{denied.filename}: no permission: let user {os.getuid()} read it"))
     except Exception as error:
-        traceback.print_exc()
-        report = failed(task.stage, Crashed(f"{type(error).__name__}: {error}"))
+        report = failed(task.stage, _unforeseen(error))
     seconds = time.monotonic() - started
     report = report.model_copy(
         update={"trial": task.trial, "hardware": hardware(), "seconds": seconds, "peak_memory": peak_memory()}
@@ -133,6 +133,14 @@ def run(task: Task) -> Report:
     if store:
         _keep(store, task, report)
     return report
+
+
+def _unforeseen(error: Exception) -> WorkFailure:
+    if isinstance(error, OSError) and error.errno in FULL:
+        place = error.filename or tempfile.gettempdir()
+        return OutOfSpace(f"{place}: cannot be written ({error.strerror}): free space, or set TMPDIR to another folder")
+    traceback.print_exc()
+    return Crashed(f"{type(error).__name__}: {error}")
 
 
 def failed(stage: Stage, failure: WorkFailure) -> Report:

@@ -1,44 +1,62 @@
-"""The `trimtab` command.
+"""The `trimtab` command: what can be typed.
 
-Start-up is kept to argparse: every command imports what it needs when it runs, so `trimtab --help` loads neither
-torch nor kopf nor kubernetes, nor even pydantic.
+Start-up is kept to argparse: each command is a module of `trimtab.commands`, imported when it is run, so `trimtab
+--help` loads neither torch nor kopf nor kubernetes, nor even pydantic.
 
 Exit codes: 0 a winner was found (the input model may be it), 1 the job failed, 2 bad input, 3 the job ended and
-nothing keeps the promises.
+nothing keeps the promises, 130 it was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NoReturn, TypeAlias
 
 from trimtab import __version__
 
-if TYPE_CHECKING:
-    from trimtab.api.status import OptimizationJobStatus
-    from trimtab.decisions import Event
-
-FAILED, BAD_INPUT, NOTHING_FEASIBLE = 1, 2, 3
+INTERRUPTED = 130
+SHELLS = ("bash", "zsh")
+Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    given = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = given.command
-    return command(given)
+    given = parser().parse_args(arguments)
+    try:
+        command: Callable[[argparse.Namespace], int] = import_module(f"trimtab.commands.{given.command}").main
+        return command(given)
+    except KeyboardInterrupt:  # before the command was there to say more
+        return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="trimtab", description="Keeps trained models small, fast and accurate.")
-    parser.add_argument("--version", action="version", version=f"trimtab {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """Everything that can be typed; shell completion is made from it too."""
+    top = _Parser(prog="trimtab", description="Keeps trained models small, fast and accurate.")
+    top.add_argument("--version", action="version", version=f"trimtab {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for add in (_run, _explain, _validate, _completion, _operator):
+        add(commands)
+    return top
 
-    run = commands.add_parser("run", help="run an OptimizationJob on this machine", description=_run.__doc__)
+
+class _Parser(argparse.ArgumentParser):
+    """Bad arguments get one line, as bad input does; argparse would print the whole usage first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help says more\n")
+
+
+def _run(commands: Commands) -> None:
+    run = commands.add_parser(
+        "run",
+        help="run an OptimizationJob on this machine",
+        description="Run an OptimizationJob here, with processes in place of pods.",
+    )
     run.add_argument("job", type=Path, help="a YAML file with one OptimizationJob")
-    run.add_argument("--out", type=Path, help="where results go; default .trimtab/NAME")
+    run.add_argument("--out", type=Path, metavar="DIR", help="where results go; default .trimtab/NAME")
     run.add_argument(
         "--volume",
         action="append",
@@ -46,96 +64,46 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CLAIM=DIR",
         help="the folder that stands for pvc://CLAIM/; may be repeated",
     )
-    run.set_defaults(command=_run)
-
-    validate = commands.add_parser("validate", help="check manifests", description=_validate.__doc__)
-    validate.add_argument("files", type=Path, nargs="+", help="YAML files")
-    validate.set_defaults(command=_validate)
-
-    operator = commands.add_parser("operator", help="run the operator in a cluster", description=_operator.__doc__)
-    operator.set_defaults(command=_operator)
-    return parser
+    _add_output(run)
 
 
-def _run(given: argparse.Namespace) -> int:
-    """Run an OptimizationJob here, with processes in place of pods."""
-    from trimtab.documents import Refused, read_job
-    from trimtab.local import CannotRun, run_local
-
-    try:
-        job = read_job(given.job)
-        volumes = _volumes(given.volume)
-        folder = given.out or Path(".trimtab") / job.metadata.name
-        status = run_local(job, folder, volumes, _tell)
-    except (Refused, CannotRun) as refused:
-        return _refuse(str(refused))
-    return _conclude(status, folder)
+def _explain(commands: Commands) -> None:
+    explain = commands.add_parser(
+        "explain",
+        help="say why the winner won, or what a job would try",
+        description="Say why the winner won and what became of every candidate; of a job, what would be tried.",
+    )
+    explain.set_defaults(output="text")
+    explain.add_argument("what", type=Path, metavar="DIR|FILE", help="a run's folder, its status.json, or a job.yaml")
 
 
-def _volumes(given: list[str]) -> dict[str, Path]:
-    from trimtab.documents import Refused
-
-    pairs = [text.partition("=") for text in given]
-    for claim, equals, folder in pairs:
-        if not claim or not equals or not folder:
-            raise Refused([f"--volume {claim}{equals}{folder}: write CLAIM=DIR"])
-    return {claim: Path(folder) for claim, _, folder in pairs}
-
-
-def _tell(event: Event) -> None:
-    print(f"{event.reason}: {event.message}" if event.message else event.reason, flush=True)  # noqa: T201
+def _validate(commands: Commands) -> None:
+    validate = commands.add_parser(
+        "validate",
+        help="check manifests",
+        description="Check manifests as the API server would, and tell every problem in one line.",
+    )
+    validate.add_argument("files", type=Path, nargs="+", metavar="FILE", help="YAML files")
+    _add_output(validate)
 
 
-def _conclude(status: OptimizationJobStatus, folder: Path) -> int:
-    """Say how the job ended and return the exit code that says the same."""
-    from trimtab.api.names import ConditionType, Reason
-    from trimtab.conditions import find, is_true
-    from trimtab.table import candidate_table
-
-    failure = find(status.conditions, ConditionType.FAILED)
-    if failure and is_true(status.conditions, ConditionType.FAILED):
-        if status.inspection:
-            print(f"report: {folder}/report.html")  # noqa: T201
-        if failure.reason == Reason.INVALID_INPUT:
-            return _refuse(failure.message)
-        print(f"{failure.reason}: {failure.message}; logs are in {folder}/work", file=sys.stderr)  # noqa: T201
-        return FAILED
-    print(candidate_table(status))  # noqa: T201
-    print(f"report: {folder}/report.html")  # noqa: T201
-    if status.published:
-        print(f"published: {status.published.uri}")  # noqa: T201
-    return 0 if status.state not in (Reason.NO_FEASIBLE_CANDIDATE, Reason.CLAIM_VIOLATED) else NOTHING_FEASIBLE
+def _completion(commands: Commands) -> None:
+    completion = commands.add_parser(
+        "completion",
+        help="print a shell's completion script",
+        description='Print a completion script: `eval "$(trimtab completion bash)"`, or for zsh a file in $fpath.',
+    )
+    completion.add_argument("shell", choices=SHELLS)
+    completion.set_defaults(parser=parser)
 
 
-def _validate(given: argparse.Namespace) -> int:
-    """Check manifests as the API server would, and tell every problem in one line."""
-    from trimtab.documents import Refused, read_documents
-
-    lines: list[str] = []
-    for path in given.files:
-        try:
-            read_documents(path)
-        except Refused as refused:
-            lines.append(str(refused))
-    return _refuse("\n".join(lines)) if lines else 0
+def _operator(commands: Commands) -> None:
+    commands.add_parser(
+        "operator",
+        help="run the operator in a cluster",
+        description="Run the operator; its settings come from TRIMTAB_* variables, which the Helm chart sets.",
+    )
 
 
-def _operator(given: argparse.Namespace) -> int:
-    """Run the operator; its settings come from TRIMTAB_* variables, which the Helm chart sets."""
-    from pydantic import ValidationError
-
-    from trimtab.api.problems import problems
-    from trimtab.handlers import run
-    from trimtab.settings import Settings
-
-    try:
-        settings = Settings.from_environment()
-    except ValidationError as error:
-        return _refuse("\n".join(f"settings: {line}" for line in problems(error, Settings)))
-    run(settings)
-    return 0
-
-
-def _refuse(message: str) -> int:
-    print(message, file=sys.stderr)  # noqa: T201
-    return BAD_INPUT
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--output", choices=("text", "json"), default="text", help="json: one document at the end")

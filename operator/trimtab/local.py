@@ -1,39 +1,38 @@
 """Carry out one job's decisions on this machine, with a process for every pod.
 
 The same plan and reconcile as in a cluster; only this module differs. What Kubernetes keeps as Jobs and a status,
-a folder keeps as `work/<name>/` and `status.json`, so a run that was killed goes on where it was: finished work is
-found by its message, and interrupted work is started again under its own name.
+a folder keeps (`trimtab.runs`), so a run that was killed goes on where it was: finished work is found by its message,
+and interrupted work is started again under its own name.
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
-import math
 import os
 import selectors
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from hashlib import sha256
+from math import inf
 from pathlib import Path
-from urllib.parse import unquote
+from time import monotonic
+from typing import Protocol
 
 from pydantic import ValidationError
 
 from trimtab.api.job import ObjectMeta, OptimizationJob
-from trimtab.api.names import ConditionType, Reason
+from trimtab.api.names import Reason
 from trimtab.api.quantities import parse_quantity, show_quantity
 from trimtab.api.runtime import OptimizationRuntime, OptimizationRuntimeSpec, Store
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import (
     MESSAGE_VARIABLE,
+    OUT_OF_SPACE,
     TASK_VARIABLE,
     VOLUMES_VARIABLE,
     ErrorKind,
@@ -43,25 +42,35 @@ from trimtab.api.work import (
     WorkError,
     report_folder,
 )
-from trimtab.conditions import is_finished, is_true
+from trimtab.conditions import is_finished
 from trimtab.decisions import Decision, Event, Observed, ObservedWork, Work, WorkState
 from trimtab.memory import kill_tree, resident
 from trimtab.page import REPORT_FILES, files
 from trimtab.reconcile import reconcile
 from trimtab.report import build
+from trimtab.runs import CannotRun, hold, identified, path_of, store, writable, write
 
-Tell = Callable[[Event], None]
 MODEL_FILES = ("model.onnx", "model.xml")
 """What an engine loads, by the formats an engine knows."""
-MEMORY_EVERY = 0.2
-"""Seconds between two looks at the memory of trials, where there is a budget of it."""
+TICK = 0.2
+"""Seconds between two looks at the clock, and at the memory of trials, while nothing happens."""
+PATIENCE = 5.0
+"""Seconds that a process has to end by itself when it is told to."""
 
 
-class CannotRun(Exception):
-    """The job cannot be run as it was asked for. One line: what is wrong and the remedy."""
+class Follower(Protocol):
+    """Who is told how a run goes."""
+
+    def event(self, event: Event) -> None:
+        """Something has happened."""
+
+    def tick(self, status: OptimizationJobStatus) -> None:
+        """Time has passed, or the status has changed."""
 
 
-def run_local(job: OptimizationJob, folder: Path, volumes: Mapping[str, Path], tell: Tell) -> OptimizationJobStatus:
+def run_local(
+    job: OptimizationJob, folder: Path, volumes: Mapping[str, Path], follower: Follower
+) -> OptimizationJobStatus:
     """Run a job to its end in `folder`, which is made if needed. `volumes` maps claim names to folders.
 
     Raises CannotRun for a claim without a folder, a folder that cannot be written, and one that another run holds.
@@ -69,21 +78,32 @@ def run_local(job: OptimizationJob, folder: Path, volumes: Mapping[str, Path], t
     if job.spec.suspend:
         raise CannotRun("spec.suspend: true: nothing would run; set it to false")
     _check_claims(job, volumes)
+    with hold(folder):
+        return run_held(job, folder, volumes, follower)
+
+
+def run_held(
+    job: OptimizationJob, folder: Path, volumes: Mapping[str, Path], follower: Follower
+) -> OptimizationJobStatus:
+    """The same in a folder that the caller holds.
+
+    However it ends, no process is left, and the next run finds what has finished.
+    """
     folder = folder.resolve()
-    with _lock(folder):
+    with writable(folder):
         for name in REPORT_FILES:
             (folder / name).unlink(missing_ok=True)  # it may be of another job
-        machine = Machine(identified(job, folder), folder, dict(volumes))
+        machine = Machine(identified(job, folder, volumes), folder, dict(volumes))
         try:
             while not is_finished(machine.job.status.conditions):
                 decision = reconcile(machine.job, machine.observe(), datetime.now(UTC))
-                machine.carry_out(decision, tell)
-                machine.wait(decision.requeue_after)
+                machine.carry_out(decision, follower)
+                machine.wait(decision.requeue_after, follower)
         finally:
             machine.stop(list(machine.processes))
         if machine.job.status.inspection:
             machine.explain()
-        return machine.job.status
+    return machine.job.status
 
 
 def _check_claims(job: OptimizationJob, volumes: Mapping[str, Path]) -> None:
@@ -101,42 +121,6 @@ def _check_claims(job: OptimizationJob, volumes: Mapping[str, Path]) -> None:
             raise CannotRun(f"--volume {claim}={volumes[claim]}: there is no such folder; {where} is in it")
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / "lock").open("w")
-    except OSError as error:
-        raise CannotRun(f"--out {folder}: cannot be written: {error.strerror}; name another folder") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CannotRun(f"--out {folder}: another run is using it; wait for that one or name another") from error
-        yield
-
-
-def identified(job: OptimizationJob, folder: Path) -> OptimizationJob:
-    """The job with a UID made from its spec, and the status an earlier run of the same spec left in the folder.
-
-    A run that failed is begun again: whoever asks for that has changed something, a file or the machine. For one that
-    was interrupted no time has passed meanwhile.
-    """
-    uid = sha256(json.dumps(job.spec.wire(), sort_keys=True).encode()).hexdigest()[:32]
-    metadata = ObjectMeta(name=job.metadata.name, namespace=job.metadata.namespace, uid=uid)
-    return job.model_copy(update={"metadata": metadata, "status": _stored_status(folder / "status.json", uid)})
-
-
-def _stored_status(path: Path, uid: str) -> OptimizationJobStatus:
-    if not path.exists():
-        return OptimizationJobStatus()
-    stored = json.loads(path.read_text())
-    status = OptimizationJobStatus.model_validate(stored["status"] if stored["uid"] == uid else {})
-    if is_true(status.conditions, ConditionType.FAILED):
-        return OptimizationJobStatus()
-    return status if is_finished(status.conditions) else status.model_copy(update={"start_time": None})
-
-
 @dataclass
 class Machine:
     """This machine as a cluster of one: it observes, starts, stops and remembers, and decides nothing."""
@@ -148,7 +132,7 @@ class Machine:
 
     @property
     def runtime(self) -> OptimizationRuntime:
-        spec = OptimizationRuntimeSpec(image="none", store=Store(uri=f"file://{self.folder}/store"))
+        spec = OptimizationRuntimeSpec(image="none", store=Store(uri=f"{self.folder.as_uri()}/store"))
         return OptimizationRuntime(metadata=ObjectMeta(name=self.job.spec.target.runtime_ref.name), spec=spec)
 
     def observe(self) -> Observed:
@@ -169,36 +153,38 @@ class Machine:
         if process and process.poll() is None:
             return ObservedWork(work, WorkState.ACTIVE)
         report = _read_report(path / "message")
+        if process and report and report.error and report.error.reason == OUT_OF_SPACE:
+            raise CannotRun(report.error.message)  # trying again cannot help before somebody has freed some
         if report and not report.error:
             return ObservedWork(work, WorkState.SUCCEEDED, report)
         message = _ending(process, path / "log") if process else ""
         return ObservedWork(work, WorkState.FAILED, report, message) if process else None
 
-    def carry_out(self, decision: Decision, tell: Tell) -> None:
+    def carry_out(self, decision: Decision, follower: Follower) -> None:
         """Start, stop, write the status once if it changed, then tell."""
         for work in decision.create:
             self._start(work)
         self.stop([name for name in decision.delete if name in self.processes])
         if decision.status != self.job.status:
             self.job = self.job.model_copy(update={"status": decision.status})
-            content = {"uid": self.job.metadata.uid, "status": decision.status.wire()}
-            _write(self.folder / "status.json", json.dumps(content, indent=1) + "\n")
+            store(self.folder, self.job)
         for event in decision.events:
-            tell(event)
+            follower.event(event)
+        follower.tick(self.job.status)
 
     def _start(self, work: Work) -> None:
         path = self.folder / "work" / work.name
         path.mkdir(parents=True, exist_ok=True)
         (path / "message").unlink(missing_ok=True)
         task = work.task.model_dump_json(by_alias=True, exclude_none=True)
-        _write(path / "task.json", task)
+        write(path / "task.json", task)
         volumes = {claim: str(directory.resolve()) for claim, directory in self.volumes.items()}
         given = {
             TASK_VARIABLE: task,
             VOLUMES_VARIABLE: json.dumps(volumes),
             MESSAGE_VARIABLE: str(path / "message"),
         }
-        with (path / "log").open("wb") as log:
+        with (path / "log").open("wb") as log, _deaf():
             self.processes[work.name] = subprocess.Popen(
                 [sys.executable, "-m", "trimtab_jobs"],
                 env=os.environ | given,
@@ -208,13 +194,13 @@ class Machine:
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 (no threads are running here)
             )
 
-    def wait(self, seconds: float | None) -> None:
+    def wait(self, seconds: float | None, follower: Follower) -> None:
         """Until a process ends or the time is over; meanwhile trials are held to the budget of memory."""
-        budget, until = self.job.spec.budget.memory, time.monotonic() + (math.inf if seconds is None else seconds)
-        while budget and not self._wait(MEMORY_EVERY) and time.monotonic() < until:
-            self._hold(budget)
-        if not budget:
-            self._wait(seconds)
+        until = monotonic() + (inf if seconds is None else seconds)
+        while not self._wait(max(0.0, min(TICK, until - monotonic()))) and monotonic() < until:
+            follower.tick(self.job.status)
+            if budget := self.job.spec.budget.memory:
+                self._hold(budget)
 
     def _hold(self, budget: str) -> None:
         """End the trials that hold more memory than the budget, and leave the message they can no longer leave."""
@@ -228,28 +214,26 @@ class Machine:
                 process.wait()
                 said = f"spec.budget.memory: the trial held {show_quantity(held)}, more than {budget}"
                 error = WorkError(kind=ErrorKind.PERMANENT, reason=Reason.WORK_FAILED, message=said)
-                _write(path / "message", Report(stage=task.stage, trial=task.trial, error=error).compact())
+                write(path / "message", Report(stage=task.stage, trial=task.trial, error=error).compact())
 
-    def _wait(self, seconds: float | None) -> bool:
+    def _wait(self, seconds: float) -> bool:
         """Whether a process ended before the time was over."""
         running = [process for process in self.processes.values() if process.poll() is None]
         if not running:
             return True
-        with selectors.DefaultSelector() as selector:
-            descriptors = [os.pidfd_open(process.pid) for process in running]
-            for descriptor in descriptors:
+        with selectors.DefaultSelector() as selector, ExitStack() as opened:
+            for process in running:
+                descriptor = os.pidfd_open(process.pid)
+                opened.callback(os.close, descriptor)
                 selector.register(descriptor, selectors.EVENT_READ)
-            ended = selector.select(seconds)
-            for descriptor in descriptors:
-                os.close(descriptor)
-        return bool(ended)
+            return bool(selector.select(seconds))
 
     def explain(self) -> None:
         """Write the report of the job, which has ended."""
         kept = sorted((self.folder / "store" / report_folder(self.job.metadata.uid)).glob("*.json"))
         pods = [report for path in kept if (report := _read_report(path))]
         for name, text in files(build(self.job, str(self._winner()), pods)).items():
-            _write(self.folder / name, text)
+            write(self.folder / name, text)
 
     def _winner(self) -> Path:
         """The file to load the winner from: as published, or in the store."""
@@ -257,17 +241,30 @@ class Machine:
         artifact = status.best.artifact if status.best else ""
         folder = self.folder / "store" / "artifacts" / artifact.removeprefix("sha256:")
         if status.published:
-            scheme, _, rest = unquote(status.published.uri).partition("://")
-            claim, _, inside = rest.partition("/")
-            folder = self.volumes[claim].resolve() / inside if scheme == "pvc" else Path(rest)
+            folder = path_of(status.published.uri, self.volumes).resolve()
         return next((folder / name for name in MODEL_FILES if (folder / name).exists()), folder / MODEL_FILES[0])
 
     def stop(self, names: list[str]) -> None:
-        for name in names:
-            process = self.processes.pop(name)
-            if process.poll() is None:
-                process.terminate()
+        """End processes and what they started; one that does not listen, deep in native code, is killed."""
+        ending = [process for name in names if (process := self.processes.pop(name)).poll() is None]
+        for process in ending:
+            process.terminate()
+        for process in ending:
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                kill_tree(process.pid)
                 process.wait()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C is heard only once a new process is known, or nobody would end it. It inherits that: we end it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _die_with_parent() -> None:
@@ -286,10 +283,3 @@ def _read_report(path: Path) -> Report | None:
 def _ending(process: subprocess.Popen[bytes], log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
     return f"exit code {process.returncode}: {lines[-1] if lines else 'nothing was printed'}"
-
-
-def _write(path: Path, text: str) -> None:
-    """Atomically: a reader sees the old content or the new."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -16,9 +16,9 @@ from trimtab.api.job import OptimizationJob
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import Report
 from trimtab.decisions import Work
-from trimtab.local import identified
 from trimtab.manifests import work_of
 from trimtab.plan import work_name
+from trimtab.runs import identified
 
 
 def recorded(home: Namespace, job: str) -> Iterator[tuple[Work, Report]]:
@@ -33,7 +33,8 @@ def replay(
     document: dict[str, Any], works: list[tuple[Work, Report]], out: Path, volumes: Path
 ) -> OptimizationJobStatus:
     """Run the job locally in a folder where all its work lies finished already, with the cluster's reports."""
-    job = identified(OptimizationJob.model_validate(document), out)
+    claims = {folder.name: folder for folder in volumes.iterdir() if folder.is_dir()}
+    job = identified(OptimizationJob.model_validate(document), out, claims)
     for work, report in works:
         folder = out / "work" / work_name(job, work.task.stage, work.task.trial, work.attempt)
         folder.mkdir(parents=True)

@@ -11,6 +11,7 @@ import yaml
 
 from builders import job_dict
 
+HEAVY = ["torch", "kopf", "kubernetes", "pydantic", "numpy", "optuna", "aiohttp", "yaml", "rich", "jinja2", "shtab"]
 LOADED = """
 import sys
 from trimtab.cli import main
@@ -25,13 +26,13 @@ def trimtab(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "trimtab", *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("heavy", ["torch", "kopf", "kubernetes", "pydantic", "numpy", "optuna", "aiohttp", "jinja2"])
+@pytest.mark.parametrize("heavy", HEAVY)
 def test_help_loads_nothing_heavy(heavy: str) -> None:
     shown = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True).stdout
     assert heavy not in shown.split()
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["validate"], ["operator"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["explain"], ["validate"], ["completion"], ["operator"]])
 def test_every_command_has_help(command: list[str]) -> None:
     shown = trimtab(*command, "--help")
     assert shown.returncode == 0

@@ -19,8 +19,8 @@ from trimtab.api.report import JobReport
 from trimtab.api.status import OptimizationJobStatus, TrialState
 from trimtab.api.work import Report, Stage
 from trimtab.documents import read_job
-from trimtab.local import identified
 from trimtab.plan import work_name
+from trimtab.runs import identified
 
 
 def start(digits: Path, out: Path, job: Path | None = None, **options) -> subprocess.Popen[str]:
@@ -155,7 +155,7 @@ def test_a_run_that_failed_is_begun_again_once_the_input_is_there(digits: Path, 
 
 
 def test_work_that_was_interrupted_before_its_task_was_written_is_started(digits: Path, tmp_path: Path) -> None:
-    job = identified(read_job(digits / "job.yaml"), tmp_path)
+    job = identified(read_job(digits / "job.yaml"), tmp_path, {"digits": digits})
     (tmp_path / "work" / work_name(job, Stage.INSPECT, None, 0)).mkdir(parents=True)
     process = start(digits, tmp_path)
     process.communicate(timeout=120)

@@ -9,8 +9,8 @@ import pytest
 
 from builders import interval, make_job
 from reports import ENDINGS
-from trimtab.api.report import JobReport
-from trimtab.api.schema.kinds import report_schema
+from trimtab.api.report import REPORT_VERSION, JobReport
+from trimtab.api.schema.kinds import document_schema
 from trimtab.api.status import Outcome
 from trimtab.page import files
 from trimtab.report import build, inverse
@@ -90,13 +90,14 @@ def test_a_job_under_way_can_be_reported() -> None:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_document_keeps_its_published_schema(ending: str) -> None:
     document = json.loads(files(build(ENDINGS[ending]()))["report.json"])
-    assert list(violations(document, report_schema(), report_schema()["$defs"], "report")) == []
+    schema = document_schema(JobReport, REPORT_VERSION)
+    assert list(violations(document, schema, schema["$defs"], "report")) == []
     assert JobReport.model_validate(document) == build(ENDINGS[ending]())
 
 
 def test_the_schema_refuses_what_is_no_report() -> None:
     document = build(ENDINGS["winner"]()).wire()
-    schema = report_schema()
+    schema = document_schema(JobReport, REPORT_VERSION)
     for broken in ({"version": "v2"}, {"headline": 3}, {"candidates": [{"name": "x"}]}, {"quality": "speed"}):
         assert list(violations(document | broken, schema, schema["$defs"], "report")), broken
 

@@ -80,6 +80,10 @@ class Task(Record):
     publish: str | None = None
 
 
+OUT_OF_SPACE = "OutOfSpace"
+"""The reason of a WorkError: temporary in a cluster, where somebody else may free space; a laptop's person must."""
+
+
 class ErrorKind(StrEnum):
     PERMANENT = "Permanent"
     TEMPORARY = "Temporary"

@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-from trimtab.api.schema.kinds import KINDS, crd, editor_schema, report_schema
+from trimtab.api.answer import ANSWER_VERSION, Answer
+from trimtab.api.report import REPORT_VERSION, JobReport
+from trimtab.api.schema.kinds import KINDS, crd, document_schema, editor_schema
 from trimtab.api.schema.reference import reference
 from trimtab.api.values import values_schema, values_yaml
 
@@ -39,8 +41,9 @@ def files() -> dict[str, str]:
         result[f"charts/trimtab/templates/crds/{kind.plural}.yaml"] = GUARD + text.replace(PLACE, PLACE + KEEP) + END
     schema = json.dumps(values_schema(), indent=2) + "\n"
     return result | {
+        "docs/schema/answer.json": json.dumps(document_schema(Answer, ANSWER_VERSION), indent=2) + "\n",
         "docs/reference.md": reference(),
-        "docs/schema/report.json": json.dumps(report_schema(), indent=2) + "\n",
+        "docs/schema/report.json": json.dumps(document_schema(JobReport, REPORT_VERSION), indent=2) + "\n",
         "charts/trimtab/values.yaml": HEADER + values_yaml(),
         "charts/trimtab/values.schema.json": schema,
     }

@@ -1,4 +1,6 @@
-"""The three kinds, whole, as CustomResourceDefinitions and as JSON Schema for editors; and a report's JSON Schema."""
+"""The three kinds, whole, as CustomResourceDefinitions and as JSON Schema for editors; and the JSON Schemas
+of the documents that programs of ours write.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,6 @@ from trimtab.api import names
 from trimtab.api.base import Record, Spec
 from trimtab.api.job import OptimizationJob
 from trimtab.api.monitor import ModelMonitor
-from trimtab.api.report import REPORT_VERSION, JobReport
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.schema.wire import RULES, one_line, structural, wire_schema
 
@@ -153,10 +154,10 @@ def editor_schema(kind: Kind) -> dict[str, Any]:
     }
 
 
-def report_schema() -> dict[str, Any]:
-    """What `report.json` holds. A reader ignores fields it does not know: later versions may add some."""
-    schema: dict[str, Any] = _without_rules(wire_schema(JobReport))
-    return {"$schema": DRAFT} | schema | {"title": f"{JobReport.__name__} ({names.GROUP}/{REPORT_VERSION})"}
+def document_schema(model: type[Record], version: str) -> dict[str, Any]:
+    """What a document of ours holds. A reader ignores fields it does not know: later versions may add some."""
+    schema: dict[str, Any] = _without_rules(wire_schema(model))
+    return {"$schema": DRAFT} | schema | {"title": f"{model.__name__} ({names.GROUP}/{version})"}
 
 
 def _without_rules(node: Any) -> Any:

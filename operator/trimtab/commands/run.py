@@ -1,0 +1,30 @@
+"""`trimtab run`: an OptimizationJob here, with processes in place of pods."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from trimtab.documents import Refused, read_job
+from trimtab.local import run_local
+from trimtab.voice import Said, ended, following, speak
+
+
+def main(given: argparse.Namespace) -> int:
+    return speak(given, lambda: _run(given))
+
+
+def _run(given: argparse.Namespace) -> Said:
+    job = read_job(given.job)
+    folder = given.out or Path(".trimtab") / job.metadata.name
+    with following(given, job.spec) as follower:
+        status = run_local(job, folder, _volumes(given.volume), follower)
+    return ended(given, status, folder)
+
+
+def _volumes(given: list[str]) -> dict[str, Path]:
+    pairs = [text.partition("=") for text in given]
+    for claim, equals, folder in pairs:
+        if not claim or not equals or not folder:
+            raise Refused([f"--volume {claim}{equals}{folder}: write CLAIM=DIR"])
+    return {claim: Path(folder) for claim, _, folder in pairs}

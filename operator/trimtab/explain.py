@@ -1,0 +1,57 @@
+"""A job in words for a terminal: why the winner won, or, before it has run, what it would try. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+from trimtab.api.job import Algorithm, OptimizationJob
+from trimtab.api.report import JobReport
+from trimtab.recipe import explore
+from trimtab.report import build
+from trimtab.space import space
+from trimtab.table import candidate_table
+
+
+def explain(job: OptimizationJob) -> str:
+    """What was asked, what came of it and why, and every candidate."""
+    report = build(job)
+    begun = bool(job.status.trials)
+    facts = [*_asked(report), *(_findings(report) if begun else _plan(job, report))]
+    width = max(len(name) for name, _ in facts)
+    lines = [f"{job.metadata.name}: {report.headline if begun else 'not run yet.'}"]
+    lines += [f"  {name.ljust(width)}  {text}" for name, text in facts if text]
+    return "\n".join([*lines, "", candidate_table(job.status)] if begun else lines)
+
+
+def _asked(report: JobReport) -> Iterator[tuple[str, str]]:
+    asked = report.asked
+    yield "promised", "; ".join(promise.text for promise in asked.promises) or "nothing"
+    yield "preferred", ", then ".join(asked.objectives)
+    yield "engines", ", ".join(asked.engines)
+    yield from (("technique", text) for text in asked.techniques)
+
+
+def _findings(report: JobReport) -> Iterator[tuple[str, str]]:
+    yield "search", report.asked.search
+    yield "holdout", report.verdict
+    yield "noise", report.noise
+    if report.lineage.hardware:
+        hardware = report.lineage.hardware
+        yield "machine", f"{hardware.cpu}, {hardware.threads} threads, {' '.join(hardware.flags)}"
+    if report.winner and report.winner.published:
+        yield "published", report.winner.published.uri
+
+
+def _plan(job: OptimizationJob, report: JobReport) -> Iterator[tuple[str, str]]:
+    exploration, search = explore(job), job.spec.search
+    sized = exploration.algorithm != Algorithm.RECIPE
+    points = prod(len(d.grid()) for d in space(exploration.steps)) if sized else len(exploration.first)
+    engines = len(report.asked.engines)
+    trials = min(points, search.max_trials)
+    yield (
+        "search",
+        f"{exploration.algorithm}: {trials} trials of {points} points, {search.parallelism} at a time, on {engines} "
+        f"{'engine' if engines == 1 else 'engines'}: {trials * engines} candidates beside the input model"
+        + (f", as far as {search.timeout} allow" if search.timeout else ""),
+    )

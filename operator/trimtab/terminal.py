@@ -1,0 +1,64 @@
+"""The line at the bottom of a terminal that moves: stage, trials, time, best so far. The only module that loads rich.
+
+It is drawn when the run ticks, never by a thread: processes are started by forking, which does not go together with
+threads.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from trimtab.api.job import OptimizationJobSpec
+from trimtab.api.status import OptimizationJobStatus
+from trimtab.decisions import Event
+from trimtab.progress import best_so_far, counts, line
+
+
+class Terminal:
+    """Follows a run on a terminal."""
+
+    def __init__(self, spec: OptimizationJobSpec, stream: TextIO) -> None:
+        self._spec = spec
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[trials]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[best]}"),
+            console=Console(file=stream),
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._progress.add_task("Inspecting", total=None, trials="", best="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def event(self, event: Event) -> None:
+        style = "yellow" if event.warning else "default"
+        self._progress.console.print(escape(line(event)), style=style, highlight=False, soft_wrap=True)
+
+    def tick(self, status: OptimizationJobStatus) -> None:
+        done, running = counts(status)
+        best = best_so_far(self._spec, status)
+        self._progress.update(
+            self._task,
+            description=status.state or "Starting",
+            completed=done,
+            total=done + running or None,
+            trials=f"{done} trials done, {running} running" if done + running else "",
+            best=f"best so far: {escape(best)}" if best else "",
+        )
+        self._progress.refresh()
