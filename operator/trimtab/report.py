@@ -164,10 +164,10 @@ def _speaks_of_quality(constraint: Constraint) -> bool:
 
 def _noise(control: Interval) -> str:
     estimate, low, high = (float(number) for number in (control.estimate, control.low, control.high))
-    measured = f"The input model against itself took {estimate:.2f} of its own time [{low:.2f}, {high:.2f}]"
+    measured = f"The input model took {estimate:.2f} times as long as itself [{low:.2f}, {high:.2f}]"
     if not low <= 1 <= high:
         return f"{measured}, where 1.00 is the truth: this machine was noisier than the intervals say."
-    return f"{measured}: within that, differences between candidates are noise."
+    return f"{measured}: differences within that are noise."
 
 
 def _asked(job: OptimizationJob) -> Asked:
