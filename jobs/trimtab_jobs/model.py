@@ -19,6 +19,8 @@ ONNX_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
 IR_FILE = "model.xml"
 CODE_FOLDER = "code"
+PRECISION = "precision"
+"""The detail that names a FloatPrecision to compute in, where it is not the one that the graph says."""
 FILES = {ModelFormat.ONNX: ONNX_FILE, ModelFormat.PYTORCH: WEIGHTS_FILE, ModelFormat.OPENVINO: IR_FILE}
 
 

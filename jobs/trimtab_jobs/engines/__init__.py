@@ -7,18 +7,17 @@ shared suite `tests/jobs/test_engines.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trimtab.api.model import ComputeCapability, EngineName, ModelFormat
 from trimtab_jobs.errors import InvalidInput
+from trimtab_jobs.model import PRECISION, Model
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from trimtab_jobs.model import Model
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -76,7 +75,10 @@ def engine(name: EngineName) -> Engine:
     return made
 
 
-def check_format(name: EngineName, model: Model, *formats: ModelFormat) -> None:
-    """Raise InvalidInput unless the model's format is among those that the engine opens."""
+def check_format(name: EngineName, model: Model, *formats: ModelFormat, precisions: Collection[str] = ()) -> None:
+    """Raise InvalidInput unless the engine opens the model's format and computes in the precision it asks for."""
     if model.format not in formats:
         raise InvalidInput(f"{model.file.name}: {name} cannot run {model.format} models")
+    precision = model.details.get(PRECISION)
+    if precision and precision not in precisions:
+        raise InvalidInput(f"{model.file.name}: {name} computes in what the graph says, and not in {precision}")

@@ -1,7 +1,8 @@
 """OpenVINO on the CPU: one request at a time, tuned for its latency.
 
 Precision is a technique's decision, never an engine's: where the CPU has bfloat16 units, OpenVINO would compute a
-float32 model in bfloat16, and the baseline's accuracy would depend on the node. `INFERENCE_PRECISION_HINT` stops that.
+float32 model in bfloat16, and the baseline's accuracy would depend on the node. `INFERENCE_PRECISION_HINT` stops that,
+unless a technique asked for it in the model's details.
 """
 
 from __future__ import annotations
@@ -9,26 +10,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trimtab.api.model import EngineName, ModelFormat
+from trimtab.api.techniques import FloatPrecision
 from trimtab_jobs.engines import check_format
 from trimtab_jobs.errors import InvalidInput
+from trimtab_jobs.model import PRECISION, Model
 from trimtab_jobs.openvino_model import cause, dtype, openvino
 
 if TYPE_CHECKING:
     import numpy as np
 
     from trimtab_jobs.engines import Arrays, EngineOptions, Session
-    from trimtab_jobs.model import Model
+
+HINTS: dict[str, str] = {FloatPrecision.BFLOAT16: "bf16"}
+"""On a CPU without such units OpenVINO takes the hint for f32."""
 
 
 class OpenVino:
     def load(self, model: Model, options: EngineOptions) -> Session:
-        check_format(EngineName.OPENVINO, model, ModelFormat.ONNX, ModelFormat.OPENVINO)
+        check_format(EngineName.OPENVINO, model, ModelFormat.ONNX, ModelFormat.OPENVINO, precisions=HINTS)
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": options.threads,
             "ENABLE_CPU_PINNING": False,  # pods that share a node would pin their threads to the same cores
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": HINTS.get(model.details.get(PRECISION, ""), "f32"),
         }
         core = openvino.Core()
         try:

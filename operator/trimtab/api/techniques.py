@@ -130,6 +130,31 @@ class OptimizeGraph(Spec):
     )
 
 
+class FloatPrecision(StrEnum):
+    FLOAT16 = "Float16"
+    BFLOAT16 = "BFloat16"
+
+
+class CastScope(StrEnum):
+    WEIGHTS = "Weights"
+    ALL = "All"
+
+
+class CastFloat(Spec):
+    """Half the bits for floating-point numbers. Inputs and outputs keep their types."""
+
+    precision: Choice[FloatPrecision] = Field(
+        [FloatPrecision.FLOAT16],
+        description="Float16 is written into the model. BFloat16 is how OpenVINO computes the unchanged model, where "
+        "the CPU has instructions for it (avx512_bf16, amx_bf16).",
+    )
+    scope: Choice[CastScope] = Field(
+        [CastScope.WEIGHTS],
+        description="For Float16: Weights halves the file, and CPUs compute as before at the same speed. All also "
+        "computes in it, which pays on GPUs; CPUs get slower.",
+    )
+
+
 class Precision(StrEnum):
     INT8 = "Int8"
 
@@ -197,6 +222,7 @@ class Techniques(Spec):
     """The techniques by name; the order here is the order of the reference."""
 
     optimize_graph: OptimizeGraph | None = None
+    cast_float: CastFloat | None = None
     quantize: Quantize | None = None
     prune: Prune | None = None
     distill: Distill | None = None
