@@ -31,6 +31,7 @@ from trimtab.conditions import find, is_true
 from trimtab.loading import loading
 from trimtab.recipe import explore
 from trimtab.select import candidate_name
+from trimtab.space import fix
 
 QUALITY = Metric.ACCURACY
 
@@ -49,7 +50,7 @@ def build(job: OptimizationJob, model: str = "model.onnx", pods: Iterable[Report
         ended=status.completion_time or "",
         quality=QUALITY,
         asked=_asked(job),
-        winner=_winner(status, model),
+        winner=_winner(job, model),
         nearest_miss=status.nearest_miss,
         claim=status.claim,
         verdict=_verdict(job.spec, status.claim) if status.claim else "",
@@ -235,11 +236,13 @@ def _space(value: Any) -> str:
     return str(value)
 
 
-def _winner(status: OptimizationJobStatus, model: str) -> Winner | None:
+def _winner(job: OptimizationJob, model: str) -> Winner | None:
+    status = job.status
     if status.best is None:
         return None
     trial, entry = _chosen(status)
     inspection = status.inspection or Inspection()
+    steps = fix(explore(job).steps, trial.settings) if trial.index else []
     return Winner(
         name=candidate_name(trial, entry),
         trial=trial.index,
@@ -247,7 +250,7 @@ def _winner(status: OptimizationJobStatus, model: str) -> Winner | None:
         artifact=status.best.artifact,
         speed_up=inverse(entry.time_ratio) if entry.time_ratio else None,
         published=status.published,
-        load=loading(entry.engine, model, inspection.inputs),
+        load=loading(entry.engine, model, inspection.inputs, steps),
     )
 
 

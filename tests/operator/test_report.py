@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from builders import interval, make_job
-from reports import ENDINGS
+from builders import Quality, World, interval, make_job
+from reports import ENDINGS, ended
 from trimtab.api.report import REPORT_VERSION, JobReport
 from trimtab.api.schema.kinds import document_schema
 from trimtab.api.status import Outcome
@@ -81,6 +81,16 @@ def test_techniques_are_told_as_spaces() -> None:
 
 def test_a_speed_up_is_the_inverse_of_a_time_ratio_and_its_ends_change_places() -> None:
     assert inverse(interval(0.5, 0.1)).wire() == {"estimate": "2", "low": "1.66667", "high": "2.5"}
+
+
+@pytest.mark.parametrize(("precision", "hint"), [("Float16", "f32"), ("BFloat16", "bf16")])
+def test_the_winner_is_loaded_in_the_precision_it_was_measured_in(precision: str, hint: str) -> None:
+    techniques = [{"castFloat": {"precision": ["Float16", "BFloat16"]}}]
+    job = make_job(techniques=techniques, target={"engines": ["OpenVINO"]})
+    report = build(ended(World(job, lambda settings, _: Quality(ratio=0.5 if precision in settings.values() else 1))))
+    assert report.winner
+    assert report.candidates[report.winner.trial].settings == {"castFloat.precision": precision}
+    assert f'"INFERENCE_PRECISION_HINT": "{hint}"' in report.winner.load
 
 
 def test_a_job_under_way_can_be_reported() -> None:
