@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from builders import interval
-from reports import ENDINGS
+from builders import Quality, World, interval, make_job
+from reports import ENDINGS, ended
 from trimtab.api.report import JobReport, TrialWork
 from trimtab.api.work import Report, Stage, StepReport
 from trimtab.page import WIDE, html, markdown
@@ -163,13 +163,34 @@ def test_a_ruined_candidate_is_drawn_on_the_edge_and_said() -> None:
     assert seen
     assert [mark.candidate.trial for mark in seen.marks if seen.off_scale(mark)] == [1]
     assert seen.change[0] > -10
-    assert "Off scale, drawn on the edge: trial 1 on ONNXRuntime (−75 points)." in html(found)
+    assert "Off scale, drawn on the edge: trial 1 on ONNXRuntime (0.60, −75)." in html(found)
 
 
 def test_where_nothing_is_feasible_the_nearest_miss_is_in_view() -> None:
     seen = front(report("nothing feasible"))
     assert seen
     assert [mark.candidate.trial for mark in seen.marks if not seen.off_scale(mark)] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("slow", "floor", "off"),
+    [
+        pytest.param(1.9, "94%", [], id="slow, in view"),
+        pytest.param(5.0, "94%", [2], id="far too slow"),
+        pytest.param(1.9, "50%", [], id="a bound far away"),
+    ],
+)
+def test_neither_the_slow_nor_a_far_bound_squeezes_the_rest(slow: float, floor: str, off: list[int]) -> None:
+    ratios = {"": 1.0, "All": 0.7, "Compute": slow}
+    world = World(
+        make_job(constraints=[{"metric": "accuracy", "min": floor}]),
+        lambda settings, _: Quality(ratio=ratios[settings.get("quantize.operatorScope", "")]),
+    )
+    seen = front(build(ended(world)))
+    assert seen
+    assert [mark.candidate.trial for mark in seen.marks if seen.off_scale(mark)] == off
+    assert seen.time[1] < 2.2
+    assert seen.change[0] > -2
 
 
 def test_the_front_is_a_staircase_without_the_dominated() -> None:

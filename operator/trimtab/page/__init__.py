@@ -25,6 +25,8 @@ from trimtab.page.plot import draw, signed
 REPORT_FILES = ("report.html", "report.md", "report.json")
 WIDE, NARROW = (920, 460), (360, 400)
 """The plot in pixels on a desk and on a telephone."""
+NAMED = 6
+"""How many marks outside the view are named below it; the table has them all."""
 
 _ORDER = (
     Outcome.FEASIBLE, Outcome.DOMINATED, Outcome.INCONCLUSIVE, Outcome.INFEASIBLE, Outcome.SKIPPED, Outcome.FAILED, None
@@ -161,8 +163,9 @@ def _remarks(seen: Front) -> list[str]:
     hints = [mark for mark in seen.marks if not mark.time.known and mark.kind != "input"]
     remarks = [f"A number is a trial's; it ran on {seen.marks[0].candidate.engine} where no engine is named."]
     if off:
-        names = ", ".join(f"{mark.candidate.name} ({signed(mark.change.value)} points)" for mark in off)
-        remarks.append(f"Off scale, drawn on the edge: {names}.")
+        places = (f"{m.candidate.name} ({m.time.value:.2f}, {signed(m.change.value)})" for m in off[:NAMED])
+        more = f" and {len(off) - NAMED} more" if len(off) > NAMED else ""
+        remarks.append(f"Off scale, drawn on the edge: {', '.join(places)}{more}.")
     if hints:
         remarks.append("A mark without a horizontal bar was timed on its own, not in the playoff: its place is a hint.")
     return remarks

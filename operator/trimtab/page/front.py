@@ -17,10 +17,16 @@ from trimtab.api.status import Interval, Outcome
 
 SLOWEST = 2.0
 """The ratio the view reaches to; slower candidates are drawn on its edge, unless one of them can win."""
+FARTHEST = 10.0
+"""Points from the input model up to which a bound is in view; beyond, it would squeeze everything else."""
 REACH = 1.5
-"""How far below what must be seen (promises, feasible candidates) the view goes on, relative to its depth."""
+"""How far below what must be seen the view goes on for candidates that break a promise, relative to its depth."""
 SHALLOWEST = 0.5
 """Points of change that the view spans at least, or noise would look like a difference."""
+
+ABLE = ("winner", "input", "feasible")
+KEPT = (*ABLE, "dominated", "inconclusive")
+"""Kinds of marks: those that may win, and those that keep every promise. The input model is shown in any case."""
 
 
 @dataclass(frozen=True)
@@ -143,28 +149,23 @@ def _bounds(report: JobReport, reference: Candidate) -> Iterator[Bound]:
 
 
 def _times(marks: tuple[Mark, ...], bounds: tuple[Bound, ...]) -> tuple[float, float]:
-    """The view of the time axis. A bound far away is not looked for."""
-    needed = [end for mark in marks if _matters(mark) for end in (mark.time.low, mark.time.high)]
-    hopeful = [mark.time.value for mark in marks if mark.time.value <= SLOWEST]
-    lines = [bound.value for bound in bounds if bound.on_time and bound.value <= SLOWEST]
-    return _padded(min(*needed, *hopeful, *lines, 1.0), max(*needed, *hopeful, *lines, 1.0), 0.1)
+    """The view of the time axis. It holds whatever may win; others, and bounds, only if they are not too slow."""
+    able = [end for mark in marks if mark.kind in ABLE for end in (mark.time.low, mark.time.high)]
+    others = [mark.time.value for mark in marks] + [bound.value for bound in bounds if bound.on_time]
+    seen = [*able, *(ratio for ratio in others if ratio <= SLOWEST), 1.0]
+    return _padded(min(seen), max(seen), 0.1)
 
 
 def _changes(marks: tuple[Mark, ...], bounds: tuple[Bound, ...], holdout: Span | None) -> tuple[float, float]:
-    """The view of the quality axis. Where nothing is feasible, the nearest candidate still belongs to it."""
-    needed = [mark.change.value for mark in marks if _matters(mark)]
-    others = [mark.change.value for mark in marks if not _matters(mark)]
-    needed += [bound.value for bound in bounds if not bound.on_time] + ([holdout.low, holdout.high] if holdout else [])
-    if len(needed) == len(bounds) + 1 and others:
-        needed.append(max(others))
-    depth = max(max(*needed, 0.0) - min(*needed, 0.0), SHALLOWEST)
-    seen = [*needed, *(change for change in others if change >= min(*needed, 0.0) - REACH * depth), 0.0, -SHALLOWEST]
-    return _padded(min(seen), max(seen), 0.5)
-
-
-def _matters(mark: Mark) -> bool:
-    """Whether the view must hold it: what keeps the promises, and the input model."""
-    return mark.kind not in ("infeasible", "unjudged")
+    """The view of the quality axis. Where nothing keeps the promises, it holds the nearest candidate."""
+    kept = [mark.change.value for mark in marks if mark.kind in KEPT]
+    broken = [mark.change.value for mark in marks if mark.kind not in KEPT]
+    nearest = [max(broken)] if broken and len(kept) == 1 else []
+    lines = [bound.value for bound in bounds if not bound.on_time and abs(bound.value) <= FARTHEST]
+    needed = [*kept, *nearest, *lines, *([holdout.low, holdout.high] if holdout else []), 0.0]
+    depth = max(max(needed) - min(needed), SHALLOWEST)
+    near = (change for change in broken if change >= min(needed) - REACH * depth)
+    return _padded(min(*needed, *near, -SHALLOWEST), max(needed), 0.5)
 
 
 def _padded(low: float, high: float, least: float) -> tuple[float, float]:
