@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trimtab.api.job import OptimizationJob
-from trimtab.api.model import EngineName
+from trimtab.api.model import EngineName, Metric
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.status import Claim, Inspection, Interval, OptimizationJobStatus, Verdict
 from trimtab.api.work import ErrorKind, Measurement, Report, Stage, Task, Timing, WorkError
@@ -113,20 +113,17 @@ def report_for(task: Task, truth: Truth, trials: Mapping[int, Mapping[str, str]]
 
 def _measurement(quality: Quality, engine: EngineName) -> Measurement:
     seconds = BASE_SECONDS * quality.ratio
-    return Measurement(
-        engine=engine,
-        accuracy=quality.accuracy,
-        latency_p50=seconds,
-        latency_p95=seconds * 1.2,
-        size=quality.size,
-    )
+    metrics = {Metric.ACCURACY: quality.accuracy, **_latencies(seconds), Metric.SIZE: quality.size}
+    return Measurement(engine=engine, metrics=metrics)
+
+
+def _latencies(seconds: float) -> dict[Metric, float]:
+    return {Metric.LATENCY_P50: seconds, Metric.LATENCY_P95: seconds * 1.2}
 
 
 def _timing(trial: int, engine: EngineName, quality: Quality) -> Timing:
     seconds = BASE_SECONDS * quality.ratio
-    return Timing(
-        trial=trial, engine=engine, ratio=interval(quality.ratio), latency_p50=seconds, latency_p95=seconds * 1.2
-    )
+    return Timing(trial=trial, engine=engine, ratio=interval(quality.ratio), metrics=_latencies(seconds))
 
 
 def broken(stage: Stage, kind: ErrorKind, message: str, trial: int | None = None) -> Report:

@@ -1,4 +1,4 @@
-"""Splits: .npz files of arrays keyed by the model's input names, and `labels`.
+"""Splits: .npz files of arrays keyed by the model's input names, and `labels` where the metric needs them.
 
 Pickled arrays are never unpickled. Everything a person can get wrong about a file is told here in one line, before
 a technique sees it: what the file is, whether it fits the model, and whether two splits share samples. The last is
@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 
 LABELS = "labels"
 JUDGES = ("evaluation", "holdout")
-"""The splits a model is judged on: they need labels, and share no sample with any other split."""
+"""The splits a model is judged on: they need what labels the metric needs, and share no sample with any other."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,10 @@ def _problems(split: Split) -> Iterator[str]:
         if array.dtype.kind == "f" and (bad := _not_finite(array)):
             yield f"array {name!r} has NaN or infinity in {bad} of {len(array)} samples: remove or fill them"
     labels = split.labels
-    if labels is not None and (labels.dtype.kind not in "iu" or labels.ndim != 1):
-        yield f"labels are {labels.dtype} with {labels.ndim} axes: save one integer class per sample"
+    if labels is not None and labels.dtype.kind not in "iuf":
+        yield f"labels are {labels.dtype}: save one integer class per sample, or numbers"
+    elif labels is not None and labels.dtype.kind == "f" and (bad := _not_finite(labels)):
+        yield f"labels have NaN or infinity in {bad} of {len(labels)} samples: remove or fill them"
 
 
 def _not_finite(array: Array) -> int:
@@ -172,12 +174,13 @@ def check_inputs(split: Split, inputs: Sequence[Input]) -> None:
 
 
 def check_labels(split: Split, classes: int) -> None:
-    """Raise InvalidInput if labels are missing where a model is judged, or name a class the model does not have."""
-    if split.labels is None:
-        if split.name in JUDGES:
-            raise split.refuse("it has no labels: accuracy is measured on it, so save an integer array named 'labels'")
+    """Raise InvalidInput unless the labels are one integer class per sample, each of which the model has."""
+    labels = split.labels
+    if labels is None:
         return
-    low, high = int(split.labels.min()), int(split.labels.max())
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise split.refuse(f"labels are {labels.dtype} with {labels.ndim} axes: save one integer class per sample")
+    low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise split.refuse(
             f"labels reach from {low} to {high}, and the model has {classes} classes: number them 0 to {classes - 1}"

@@ -1,4 +1,4 @@
-"""One model on one engine over one split: its answers, how many are right, and a first look at its latency.
+"""One model on one engine over one split: how good its answers are, and a first look at what they cost.
 
 The latencies here steer the search and are taken while other trials may run on the same node; the claim on speed is
 made in the playoff (`timing`).
@@ -6,20 +6,24 @@ made in the playoff (`timing`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+import math
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
-from trimtab.api.model import EngineName
+from trimtab.api.metrics import Metrics
+from trimtab.api.model import QUALITY, EngineName, Metric
 from trimtab.api.work import Measurement
 from trimtab_jobs.data import Array, Split, Splits
 from trimtab_jobs.engines import EngineOptions, NotExecutable, Session, engine
-from trimtab_jobs.errors import Temporary, WorkFailure
+from trimtab_jobs.errors import InvalidInput, Temporary, WorkFailure
+from trimtab_jobs.memory import loaded_memory
+from trimtab_jobs.metrics import Batch, Rows, join, quality
 from trimtab_jobs.model import Model
-from trimtab_jobs.signature import inputs
-from trimtab_jobs.timing import Bounds, Call, race
+from trimtab_jobs.timing import Bounds, Call, Race, race
 
 BATCH = 16
 SAMPLES_TIMED = 64
@@ -28,84 +32,145 @@ GLANCE = Bounds(rounds=1, min_rounds=1, calls_per_turn=200, turn_seconds=2.0)
 """400 calls at most, so that 20 lie above the 95th percentile; a slow model gets 2 seconds per turn."""
 
 
-def measure(name: EngineName, model: Model, split: Split, options: EngineOptions) -> Measurement:
-    """Accuracy, latency and size of a model on one engine.
+class Judge:
+    """What is measured of a model in one job, and the original model that quality refers to."""
+
+    def __init__(
+        self,
+        metrics: Sequence[Metric],
+        settings: Metrics,
+        original: Callable[[], Session],
+        splits: Splits,
+        code: Path | None = None,
+    ) -> None:
+        """The first quality metric is the one that counts. `original` is called when that model is first needed."""
+        self.metrics = frozenset(metrics)
+        self.settings = settings
+        self.qualities = {metric: quality(metric, settings, code) for metric in metrics if metric in QUALITY}
+        self._load = original
+        self._splits = splits
+
+    @property
+    def primary(self) -> Metric:
+        """The quality metric that counts."""
+        return next(iter(self.qualities))
+
+    def rows(self, session: Session, split: Split) -> dict[Metric, Rows]:
+        """What every metric keeps of the session's answers. Raises NotANumber."""
+        rivals = [self._original] if Metric.COSINE in self.qualities else []
+        size = min(batch_size(one, split) for one in (session, *rivals))
+        kept: dict[Metric, list[Rows]] = {metric: [] for metric in self.qualities}
+        for start, inputs in zip(range(0, len(split), size), split.batches(size), strict=True):
+            labels = None if split.labels is None else split.labels[start : start + size]
+            original = rivals[0].run(inputs) if rivals else ()
+            batch = Batch(min(size, len(split) - start), _numbers(session.run(inputs)), labels, original)
+            for metric, how in self.qualities.items():
+                kept[metric].append(how.rows(batch))
+        return {metric: join(parts) for metric, parts in kept.items()}
+
+    def value(self, metric: Metric, rows: Rows, split: Split) -> float:
+        """One metric of the rows of a whole split. Raises InvalidInput if it is no number."""
+        found = self.qualities[metric].value(rows, split.labels)
+        if not math.isfinite(found):
+            raise InvalidInput(f"{metric} is {found} on data.{split.name}: check the labels, or name another metric")
+        return found
+
+    def values(self, session: Session, split: Split) -> dict[Metric, float]:
+        """Every metric of a session's answers."""
+        return {metric: self.value(metric, rows, split) for metric, rows in self.rows(session, split).items()}
+
+    def drop(self, session: Session) -> float:
+        """How much of the metric that counts a session loses on the evaluation split, as `Metrics.drop` says.
+
+        Infinity where it does not answer with numbers. The original is loaded and run at the first call.
+        """
+        try:
+            after = self.values(session, self._splits.evaluation)[self.primary]
+        except NotANumber:
+            return math.inf
+        return self.settings.drop(self.primary, self._before, after)
+
+    @cached_property
+    def _original(self) -> Session:
+        return self._load()
+
+    @cached_property
+    def _before(self) -> float:
+        return self.values(self._original, self._splits.evaluation)[self.primary]
+
+
+class NotANumber(InvalidInput):
+    """A model answered with NaN."""
+
+
+def measure(name: EngineName, model: Model, split: Split, options: EngineOptions, judge: Judge) -> Measurement:
+    """Quality, latency and size of a model on one engine, and what else the job asks for.
 
     An engine that cannot run the model is a finding, not a failure: `executed` is False and `note` says why.
     """
     try:
         session = engine(name).load(model, options)
-        return _measured(name, session, split, batch_size(model))
+        metrics = judge.values(session, split) | _glance(session, split, judge)
+        metrics[Metric.SIZE] = session.size
+        if Metric.PEAK_MEMORY in judge.metrics:
+            metrics[Metric.PEAK_MEMORY] = loaded_memory(name, model, split, options)
+        return Measurement(engine=name, metrics=metrics)
     except NotExecutable as built:
-        return Measurement(engine=name, executed=False, size=built.size, note=str(built))
+        return Measurement(engine=name, executed=False, metrics={Metric.SIZE: built.size}, note=str(built))
     except (Temporary, MemoryError):
         raise
     except Exception as error:  # every engine has its own exceptions, and one engine's must not sink the others
         return Measurement(engine=name, executed=False, note=_one_line(error))
 
 
-def _measured(name: EngineName, session: Session, split: Split, batch: int) -> Measurement:
-    accuracy = _accuracy(session, split, batch)
-    calls = race([caller(session, split)], GLANCE)
-    return Measurement(
-        engine=name,
-        accuracy=accuracy,
-        latency_p50=calls.percentile(0, 50),
-        latency_p95=calls.percentile(0, 95),
-        size=session.size,
-    )
+def _glance(session: Session, split: Split, judge: Judge) -> dict[Metric, float]:
+    found = latencies(race([caller(session, split)], GLANCE), 0, judge.metrics)
+    if Metric.THROUGHPUT in judge.metrics:
+        size = throughput_batch(session, split, judge.settings)
+        found[Metric.THROUGHPUT] = size / race([caller(session, split, size)], GLANCE).percentile(0, 50)
+    return found
 
 
-def judge(
-    name: EngineName, original: Callable[[], Model], splits: Splits, options: EngineOptions
-) -> Callable[[Session], float]:
-    """A function that says how much accuracy a session loses on the evaluation split against the original model.
+def latencies(raced: Race, contestant: int, wanted: Collection[Metric]) -> dict[Metric, float]:
+    """The percentiles of one contestant's calls: the 50th, the 95th and, where wanted, the 99th."""
+    percents = {Metric.LATENCY_P50: 50, Metric.LATENCY_P95: 95, Metric.LATENCY_P99: 99}
+    return {
+        metric: raced.percentile(contestant, percent)
+        for metric, percent in percents.items()
+        if metric != Metric.LATENCY_P99 or metric in wanted
+    }
 
-    Nothing is read or run before its first call, and the original (on the engine `name`) only then.
+
+def batch_size(session: Session, split: Split) -> int:
+    """How many samples a session is given at once: a few, or 1 where it takes no more or answers not one by one.
+
+    A graph may say that its batch is free and yet hold a shape for one sample; so two are tried.
     """
-
-    @cache
-    def reference() -> tuple[float, int]:
-        batch = batch_size(original())
-        return _accuracy(engine(name).load(original(), options), splits.evaluation, batch), batch
-
-    def drop(session: Session) -> float:
-        before, batch = reference()
-        return before - _accuracy(session, splits.evaluation, batch)
-
-    return drop
+    inputs = next(split.batches(2))
+    try:
+        outputs = session.run(inputs)
+    except InvalidInput:
+        return 1
+    samples = len(next(iter(inputs.values())))
+    return BATCH if all(output.ndim > 0 and len(output) == samples for output in outputs) else 1
 
 
-def _accuracy(session: Session, split: Split, batch: int) -> float:
-    return float(correctness(predict(session, split, batch), split).mean())
+def throughput_batch(session: Session, split: Split, settings: Metrics) -> int:
+    """How many samples are run at once where throughput is measured."""
+    return 1 if batch_size(session, split) == 1 else min(settings.throughput_batch, len(split))
 
 
-def batch_size(model: Model) -> int:
-    """How many samples a model takes at once: 1 if an input is fixed to that, else a batch that keeps memory small."""
-    return 1 if any(given.shape[0] == 1 for given in inputs(model)) else BATCH
-
-
-def scores(session: Session, split: Split) -> Array:
-    """The first output for the split's first sample, [1, classes]: it shows how many classes a model knows."""
-    return session.run(next(split.batches(1)))[0]
-
-
-def predict(session: Session, split: Split, batch: int) -> Array:
-    """The predicted class of each sample: the argmax of the last axis of the first output."""
-    return np.concatenate([session.run(part)[0].argmax(axis=-1) for part in split.batches(batch)])
-
-
-def correctness(predictions: Array, split: Split) -> Array:
-    """Whether each prediction is its label, as bools."""
-    assert split.labels is not None, split.name
-    correct: Array = predictions == split.labels
-    return correct
-
-
-def caller(session: Session, split: Split) -> Call:
-    """A function that runs one sample, taking turns among the split's first ones."""
-    samples = list(islice(split.batches(1), SAMPLES_TIMED))
+def caller(session: Session, split: Split, size: int = 1) -> Call:
+    """A function that runs `size` samples, taking turns among the split's first batches of so many."""
+    samples = [part for part in islice(split.batches(size), SAMPLES_TIMED) if len(next(iter(part.values()))) == size]
     return lambda index: session.run(samples[index % len(samples)])
+
+
+def _numbers(outputs: list[Array]) -> list[Array]:
+    for index, output in enumerate(outputs):
+        if output.dtype.kind == "f" and np.isnan(output).any():
+            raise NotANumber(f"output {index} of the model has NaN: check the model, or the range of its inputs")
+    return outputs
 
 
 def _one_line(error: Exception) -> str:

@@ -48,7 +48,7 @@ def disagreement(before: Model, after: Model, split: Split, tolerance: float) ->
     if names != found:
         return f"its outputs are {', '.join(found)} instead of {', '.join(names)}"
     sessions = [engine(EngineName.ONNXRUNTIME).load(model, EngineOptions()) for model in (before, after)]
-    for size in sorted({1, min(SAMPLES, batch_size(before), len(split))}):
+    for size in sorted({1, min(SAMPLES, batch_size(sessions[0], split), len(split))}):
         samples = next(split.batches(size))
         for name, expected, got in zip(names, *(session.run(samples) for session in sessions), strict=True):
             if not (off := difference(expected, got)) <= tolerance:  # so that NaN is a difference too

@@ -4,7 +4,7 @@ Models are handed on by digest. What a step depends on is its cache key (the par
 data it may read, the original model, the seed, library versions, our own code, CPU flags), so a trial that was killed
 goes on after its last finished step, two trials that share a beginning share the work, and nothing else is ever
 mistaken for it. Only a step that guards quality (its config has `max_drop` set) may look at the evaluation split; its
-key has that split, the metric and the baseline's engine too. Conversions between formats are cached the same way.
+key has that split and what quality is too. Conversions between formats are cached the same way.
 
 There is no case for any technique here: the table `techniques.TECHNIQUES` says what function and which format.
 """
@@ -16,17 +16,16 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 from trimtab.api.base import Spec
-from trimtab.api.model import EngineName, Metric, ModelFormat
+from trimtab.api.model import ModelFormat
 from trimtab.api.status import Hardware
 from trimtab.api.techniques import Step
 from trimtab.api.work import StepReport
 from trimtab_jobs.data import Splits
-from trimtab_jobs.engines import RUNNABLE, EngineOptions, Session
-from trimtab_jobs.evaluate import judge
+from trimtab_jobs.engines import RUNNABLE, Session
 from trimtab_jobs.model import Model
 from trimtab_jobs.store import Cached, Store, cache_key, digest_file
 from trimtab_jobs.techniques import TECHNIQUES, Bench
@@ -49,23 +48,16 @@ class Context:
     """Digests by split name."""
     seed: int
     hardware: Hardware
-    engine: EngineName
-    """What the original model is measured on."""
-
-    @cached_property
-    def drop(self) -> Callable[[Session], float]:
-        """What `Bench.drop` is; nothing is computed before it is called."""
-
-        def original() -> Model:
-            return self.store.model(convert(self.original, ModelFormat.ONNX, self))
-
-        return judge(self.engine, original, self.splits, EngineOptions(self.hardware.threads))
+    drop: Callable[[Session], float]
+    """What `Bench.drop` is."""
+    quality: object
+    """What `drop` depends on beside the models and the evaluation split, as JSON."""
 
     def key(self, parent: str, action: str, settings: object, guards: bool = False) -> str:
         """The cache key of an action on a parent; `guards` where the action may call `drop`."""
         data = {name: self.data[name] for name in TUNING if name in self.data}
         if guards:
-            data |= {"evaluation": self.data["evaluation"], "metric": Metric.ACCURACY, "engine": self.engine}
+            settings = [settings, self.data["evaluation"], self.quality]
         machine = [self.hardware.versions, self.hardware.flags, _code()]
         return cache_key(parent, action, settings, data, self.original, self.seed, machine)
 

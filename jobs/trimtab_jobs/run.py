@@ -21,28 +21,34 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 
-from trimtab.api.model import EngineName, ModelFormat, SourceFormat
-from trimtab.api.status import Claim, Inspection, Verdict
+import numpy as np
+
+from trimtab.api.model import EngineName, Metric, ModelFormat, SourceFormat, show_metric
+from trimtab.api.status import Claim, Inspection, Interval, Verdict
 from trimtab.api.work import ErrorKind, Finalist, Measurement, Report, Stage, Task, Timing, WorkError
 from trimtab_jobs import publish as publishing
-from trimtab_jobs.claim import claim
-from trimtab_jobs.data import Array, Split, Splits, check_disjoint, check_inputs, check_labels
+from trimtab_jobs.claim import Compared, claim
+from trimtab_jobs.data import Array, Split, Splits, check_disjoint, check_inputs
+from trimtab_jobs.drift.profile import make_profile, predicted
 from trimtab_jobs.engines import EngineOptions, Session, engine
 from trimtab_jobs.errors import Crashed, InvalidInput, NotApplicable, OutOfSpace, Temporary, WorkFailure
-from trimtab_jobs.evaluate import batch_size, caller, correctness, measure, predict, scores
+from trimtab_jobs.evaluate import Judge, batch_size, caller, latencies, measure, throughput_batch
 from trimtab_jobs.files import FULL
 from trimtab_jobs.hardware import hardware, peak_memory
+from trimtab_jobs.metrics import CLASSIFIES, check, choose
 from trimtab_jobs.model import Model
 from trimtab_jobs.onnx_model import operators
 from trimtab_jobs.pipeline import Context, convert, run_steps
 from trimtab_jobs.signature import inputs
 from trimtab_jobs.store import Store, digest_file, digest_folder, resolve
-from trimtab_jobs.timing import race, ratio
+from trimtab_jobs.timing import TAIL, Race, race, ratio
 
 log = logging.getLogger(__name__)
 
 SOURCES = {SourceFormat.ONNX: "trimtab_jobs.onnx_model", SourceFormat.PYTORCH: "trimtab_jobs.torch_model"}
 """What checks a model of each format and brings it into a folder: `import_source(source, path, code, out)`."""
+CODE_PIN = "metrics.custom.code"
+"""Among the pinned digests."""
 
 
 class Desk:
@@ -83,9 +89,61 @@ class Desk:
             raise InvalidInput(f"{what} changed since the job began: put the old content back, or create a new job")
 
     def context(self) -> Context:
-        data = self.pinned("calibration", "train", "evaluation")
-        first = self.task.target.engines[0]
-        return Context(self.store, self.source, self.splits, data, self.task.seed, self.hardware, first)
+        task = self.task
+        quality = [task.quality, task.metrics.wire(), task.target.engines[0], self.code_digest]
+        return Context(
+            store=self.store,
+            original=self.source,
+            splits=self.splits,
+            data=self.pinned("calibration", "train", "evaluation"),
+            seed=task.seed,
+            hardware=self.hardware,
+            drop=self.drop,
+            quality=quality,
+        )
+
+    def drop(self, session: Session) -> float:
+        """What `Bench.drop` is."""
+        return self.judge.drop(session)
+
+    @cached_property
+    def baseline(self) -> str:
+        """The input model as an ONNX artifact."""
+        return convert(self.source, ModelFormat.ONNX, self.context())
+
+    @cached_property
+    def code(self) -> Path | None:
+        """The file of a custom metric."""
+        custom = self.task.metrics.custom
+        return resolve(custom.code, "metrics.custom.code") if custom and custom.code else None
+
+    @property
+    def code_digest(self) -> str:
+        if self.code is None:
+            return ""
+        if not self.code.is_file():
+            raise InvalidInput(f"metrics.custom.code: {self.code}: there is no such file: check the address")
+        digest = digest_file(self.code)
+        self._check_pin(CODE_PIN, f"metrics.custom.code: {self.code}", digest)
+        return digest
+
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge([self.quality, *self.task.measure], self.task.metrics, self._original, self.splits, self.code)
+
+    @cached_property
+    def quality(self) -> Metric:
+        """The quality metric that counts."""
+        return self.task.quality or choose(self.splits.evaluation, self.first_outputs)
+
+    @cached_property
+    def first_outputs(self) -> list[Array]:
+        """What the input model answers to one sample. Asked of ONNX Runtime, which every image has."""
+        session = engine(EngineName.ONNXRUNTIME).load(self.model(self.baseline), self.options)
+        return session.run(next(self.splits.evaluation.batches(1)))
+
+    def _original(self) -> Session:
+        return engine(self.task.target.engines[0]).load(self.model(self.baseline), self.options)
 
     def model(self, artifact: str) -> Model:
         return self.store.model(artifact)
@@ -94,16 +152,13 @@ class Desk:
         """The artifact on every engine of the target, over the evaluation split."""
         found = []
         for name in self.task.target.engines:
-            measured = measure(name, self.model(artifact), self.splits.evaluation, self.options)
+            measured = measure(name, self.model(artifact), self.splits.evaluation, self.options, self.judge)
             log.info("%s: %s", name.value, _show(measured))
             found.append(measured)
         return found
 
     def load(self, finalist: Finalist) -> Session:
         return engine(finalist.engine).load(self.model(finalist.artifact), self.options)
-
-    def predict(self, finalist: Finalist, split: Split) -> Array:
-        return predict(self.load(finalist), split, batch_size(self.model(finalist.artifact)))
 
 
 def run(task: Task) -> Report:
@@ -151,15 +206,14 @@ def failed(stage: Stage, failure: WorkFailure) -> Report:
 
 def inspect(desk: Desk) -> Report:
     splits = desk.splits.all()
-    source = desk.source
-    baseline = convert(source, ModelFormat.ONNX, desk.context())
+    baseline = desk.baseline
     given = inputs(desk.model(baseline))
     for split in splits:
         check_inputs(split, given)
     check_disjoint(splits)
-    classes = _classes(desk, baseline)
-    for split in splits:
-        check_labels(split, classes)
+    for metric in desk.judge.qualities:
+        for split in splits:
+            check(metric, desk.task.metrics, split, desk.first_outputs, desk.task.model.uri)
     measurements = desk.measure(baseline)
     if not measurements[0].executed:
         first = measurements[0]
@@ -168,12 +222,13 @@ def inspect(desk: Desk) -> Report:
             "put one first that can, for the baseline is measured on it"
         )
     found = Inspection(
-        model_digest=source,
-        data_digests=desk.pinned(*desk.paths),
+        model_digest=desk.source,
+        data_digests=desk.pinned(*desk.paths) | ({CODE_PIN: desk.code_digest} if desk.code else {}),
         samples={split.name: len(split) for split in splits},
         operators=operators(desk.model(baseline).onnx),
         inputs={one.name: one.form for one in given},
         size=desk.store.model(baseline).size,
+        quality=desk.quality,
     )
     return Report(stage=Stage.INSPECT, artifact=baseline, measurements=measurements, inspection=found)
 
@@ -187,22 +242,41 @@ def trial(desk: Desk) -> Report:
 def playoff(desk: Desk) -> Report:
     desk.pinned("evaluation")
     finalists = desk.task.finalists
-    entrants = [*finalists, finalists[0]]  # the baseline once more, as the control
-    calls = [caller(desk.load(entrant), desk.splits.evaluation) for entrant in entrants]
-    raced = race(calls, droppable=range(1, len(finalists)))
-    baseline = raced.medians(0)
-    ratios = [ratio(raced.medians(index), baseline, desk.task.seed) for index in range(len(entrants))]
+    split, measured = desk.splits.evaluation, desk.task.measure
+    sessions = [desk.load(entrant) for entrant in [*finalists, finalists[0]]]  # the baseline once more, as the control
+    rivals = range(1, len(finalists))
+    bounds = TAIL if Metric.LATENCY_P99 in measured else None
+    raced = race([caller(session, split) for session in sessions], bounds, droppable=rivals)
+    ratios = _ratios(raced, desk.task.seed)
     timings = [
-        Timing(
-            trial=finalist.trial,
-            engine=finalist.engine,
-            ratio=ratios[index],
-            latency_p50=raced.percentile(index, 50),
-            latency_p95=raced.percentile(index, 95),
-        )
-        for index, finalist in enumerate(finalists)
+        Timing(trial=f.trial, engine=f.engine, ratio=ratios[i], metrics=latencies(raced, i, measured))
+        for i, f in enumerate(finalists)
     ]
+    if Metric.THROUGHPUT in measured:
+        timings = _with_throughput(timings, sessions, desk)
     return Report(stage=Stage.PLAYOFF, timings=timings, control=ratios[-1])
+
+
+def _ratios(raced: Race, seed: int) -> list[Interval]:
+    """Every contestant's time relative to the first one's."""
+    return [ratio(raced.medians(index), raced.medians(0), seed) for index in range(len(raced.times))]
+
+
+def _with_throughput(timings: list[Timing], sessions: list[Session], desk: Desk) -> list[Timing]:
+    """Race once more, with batches. One size for all: the smallest that anybody is limited to."""
+    split, settings = desk.splits.evaluation, desk.task.metrics
+    size = min(throughput_batch(session, split, settings) for session in sessions)
+    raced = race([caller(session, split, size) for session in sessions])
+    ratios = _ratios(raced, desk.task.seed)
+    return [
+        timing.model_copy(
+            update={
+                "batch_ratio": ratios[index],
+                "metrics": timing.metrics | {Metric.THROUGHPUT: size / raced.percentile(index, 50)},
+            }
+        )
+        for index, timing in enumerate(timings)
+    ]
 
 
 def publish(desk: Desk) -> Report:
@@ -210,10 +284,7 @@ def publish(desk: Desk) -> Report:
     assert task.winner
     assert task.baseline
     digests = desk.pinned("holdout", "calibration", "evaluation")
-    holdout = desk.splits.holdout
-    baseline = correctness(desk.predict(task.baseline, holdout), holdout)
-    winner = correctness(desk.predict(task.winner, holdout), holdout)
-    found = claim(baseline, winner, task.constraints)
+    found = _claim(desk, task.baseline, task.winner)
     log.info("claim %s: %s", found.verdict.value, found.message)
     if found.verdict == Verdict.VIOLATED or task.publish is None:
         return Report(stage=Stage.PUBLISH, artifact=task.winner.artifact, claim=found)
@@ -233,14 +304,23 @@ _STAGES: dict[Stage, Callable[[Desk], Report]] = {
 }
 
 
+def _claim(desk: Desk, baseline: Finalist, winner: Finalist) -> Claim:
+    """What the holdout says of both models, answering the same samples."""
+    judge, holdout = desk.judge, desk.splits.holdout
+    before, after = (judge.rows(desk.load(finalist), holdout) for finalist in (baseline, winner))
+    compared = {
+        metric: Compared(metric, quality.value, judge.settings, holdout.labels, before[metric], after[metric])
+        for metric, quality in judge.qualities.items()
+    }
+    return claim(compared, desk.task.constraints, desk.task.seed)
+
+
 def _publish(desk: Desk, winner: Finalist, found: Claim, digests: dict[str, str]) -> str:
     """Where the winner can be loaded from now."""
-    from trimtab_jobs.drift.profile import make_profile
-
     task = desk.task
     assert task.publish
     reference = desk.splits.calibration if "calibration" in desk.paths else desk.splits.evaluation
-    profile = make_profile(reference.inputs, desk.predict(winner, reference), task.seed)
+    profile = make_profile(reference.inputs, _predictions(desk, desk.load(winner), reference), task.seed)
     publication = publishing.Publication(
         job=task.job,
         winner=winner,
@@ -259,16 +339,18 @@ def _publish(desk: Desk, winner: Finalist, found: Claim, digests: dict[str, str]
     return f"{task.publish.rstrip('/')}/{name}"
 
 
-def _classes(desk: Desk, baseline: str) -> int:
-    """How many classes the model tells apart. Asked of ONNX Runtime, which every image has."""
-    session = engine(EngineName.ONNXRUNTIME).load(desk.model(baseline), desk.options)
-    first = scores(session, desk.splits.evaluation)
-    if first.ndim != 2 or len(first) != 1 or first.shape[1] < 2:
-        raise InvalidInput(
-            f"model.uri: {desk.task.model.uri}: the first output for one sample has shape {list(first.shape)}, and "
-            "should have [1, classes]: put the scores of the classes first"
-        )
-    return int(first.shape[1])
+def _predictions(desk: Desk, session: Session, split: Split) -> Array | None:
+    """What drift is watched in beside the inputs, [N]: the predicted class, or the one number that was predicted.
+
+    None where the first output is neither: the place of the highest number in an embedding means nothing.
+    """
+    size = batch_size(session, split)
+    first = session.run(next(split.batches(size)))[0]
+    numbers = first.ndim > 0 and first.size == len(first) == min(size, len(split))
+    if not numbers and desk.quality not in CLASSIFIES:
+        log.info("drift: the outputs are no class scores, so only the inputs are watched")
+        return None
+    return np.concatenate([predicted(session.run(part)[0]) for part in split.batches(size)])
 
 
 def _keep(store: Store, task: Task, report: Report) -> None:
@@ -281,4 +363,4 @@ def _keep(store: Store, task: Task, report: Report) -> None:
 def _show(measured: Measurement) -> str:
     if not measured.executed:
         return f"not executed: {measured.note}"
-    return f"accuracy {measured.accuracy:.4f}, p50 {1e3 * (measured.latency_p50 or 0):.3f} ms, {measured.size} bytes"
+    return ", ".join(f"{metric} {show_metric(metric, value)}" for metric, value in measured.metrics.items())

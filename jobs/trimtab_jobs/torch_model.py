@@ -9,14 +9,10 @@ needs no example input, no pruning library and no particular version of it, and 
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import shutil
-import sys
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +25,7 @@ from trimtab.api.model import ModelFormat, ModelSource
 from trimtab_jobs.data import Array
 from trimtab_jobs.errors import InvalidInput
 from trimtab_jobs.model import CODE_FOLDER, WEIGHTS_FILE, Model
+from trimtab_jobs.user_code import attribute
 
 NAMED_AT_MOST = 3
 """A message names so many of the tensors that do not fit; a wrong architecture has hundreds."""
@@ -104,12 +101,11 @@ def _build(factory: str, code: Path | None) -> torch.nn.Module:
     """Call the factory. What goes wrong inside is the user's code, whatever it raises."""
     if code is not None and not code.is_file():
         raise InvalidInput(f"model.code: {code}: there is no such file: check the address")
-    module_name, function = factory.split(":")
     try:
         # Initial weights are drawn and thrown away: neither they nor others' draws shall depend on it.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            module = getattr(import_module(module_name) if code is None else _execute(code), function)()
+            module = attribute(factory, code)()
     except (Exception, SystemExit) as error:
         remedy = "" if code else ": install its module, or name the file that holds it in model.code"
         raise InvalidInput(f"model.factory {factory}: {type(error).__name__}: {error}{remedy}") from error
@@ -117,28 +113,6 @@ def _build(factory: str, code: Path | None) -> torch.nn.Module:
         raise InvalidInput(
             f"model.factory {factory} returned {type(module).__name__}: it must build and return a torch.nn.Module"
         )
-    return module
-
-
-def _execute(code: Path) -> ModuleType:
-    """Run a model's code as a module of its own: a factory is code, and its user is who chose it.
-
-    It is named after its content, so two models' `model.py` never meet in sys.modules; it has to be there, because
-    dataclasses look their module up. Importing it would leave a `__pycache__` in the model's folder and change the
-    model's digest.
-    """
-    source = code.read_bytes()
-    name = f"_trimtab_code_{hashlib.sha256(source).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    module = ModuleType(name)
-    module.__file__ = str(code)
-    sys.modules[name] = module
-    try:
-        exec(compile(source, str(code), "exec"), module.__dict__)  # noqa: S102
-    except BaseException:
-        del sys.modules[name]
-        raise
     return module
 
 

@@ -3,11 +3,15 @@
 A result that is in the status already is not read again. A trial found running that the status does not know was
 started just before the operator died: its Job is the record of the proposal, and the trial is adopted.
 Numbers are rounded to the status's six digits here, so what is decided later never depends on who remembers more.
+What a million requests cost follows from the median latency and the price in the Task, so no pod reports it.
 """
 
 from __future__ import annotations
 
-from trimtab.api.model import EngineName, Metric
+from collections.abc import Mapping
+
+from trimtab.api.metrics import Metrics
+from trimtab.api.model import BYTES, EngineName, Metric
 from trimtab.api.quantities import decimal
 from trimtab.api.status import CandidateStatus, Cost, OptimizationJobStatus, Published, TrialState, TrialStatus
 from trimtab.api.work import Measurement, Report, Stage, Timing
@@ -24,7 +28,7 @@ def fold(status: OptimizationJobStatus, observed: Observed) -> OptimizationJobSt
         status = _adopt(status, seen)
         report = seen.report
         if seen.state == WorkState.SUCCEEDED and report and not report.error:
-            status = _FOLDERS[report.stage](status, report)
+            status = _FOLDERS[report.stage](status, report, seen.work.task.metrics)
     return status
 
 
@@ -51,67 +55,68 @@ def _charge(status: OptimizationJobStatus, report: Report) -> OptimizationJobSta
     return status.model_copy(update={"cost": Cost(pod_seconds=decimal(spent))})
 
 
-def _inspected(status: OptimizationJobStatus, report: Report) -> OptimizationJobStatus:
+def _inspected(status: OptimizationJobStatus, report: Report, settings: Metrics) -> OptimizationJobStatus:
     if status.inspection or not report.inspection:
         return status
     baseline = TrialStatus(
         index=BASELINE_TRIAL,
         state=TrialState.SUCCEEDED,
         artifact=report.artifact,
-        candidates=[_candidate(m) for m in report.measurements],
+        candidates=[_candidate(m, settings) for m in report.measurements],
     )
     status = _charge(_with_trial(status, baseline), report)
     return status.model_copy(update={"inspection": report.inspection, "hardware": report.hardware})
 
 
-def _tried(status: OptimizationJobStatus, report: Report) -> OptimizationJobStatus:
+def _tried(status: OptimizationJobStatus, report: Report, settings: Metrics) -> OptimizationJobStatus:
     trial = next(t for t in status.trials if t.index == report.trial)
     if trial.state != TrialState.RUNNING:
         return status
     update = {
         "state": TrialState.SKIPPED if report.skipped else TrialState.SUCCEEDED,
         "artifact": report.artifact,
-        "candidates": [_candidate(m) for m in report.measurements],
+        "candidates": [_candidate(m, settings) for m in report.measurements],
         "message": report.skipped or "; ".join(step.note for step in report.steps if step.note)[:1024],
     }
     return _charge(_with_trial(status, trial.model_copy(update=update)), report)
 
 
-def _candidate(m: Measurement) -> CandidateStatus:
-    measured = {
-        Metric.ACCURACY: m.accuracy,
-        Metric.LATENCY_P50: m.latency_p50,
-        Metric.LATENCY_P95: m.latency_p95,
-        Metric.SIZE: m.size,
-    }
-    metrics = {metric.value: decimal(value) for metric, value in measured.items() if value is not None}
-    return CandidateStatus(engine=m.engine, metrics=metrics, message=m.note)
+def _candidate(m: Measurement, settings: Metrics) -> CandidateStatus:
+    return CandidateStatus(engine=m.engine, metrics=_rounded(m.metrics, settings), message=m.note)
 
 
-def _measured(status: OptimizationJobStatus, report: Report) -> OptimizationJobStatus:
+def _rounded(measured: Mapping[Metric, float], settings: Metrics) -> dict[str, str]:
+    """Metrics as the status has them, the cost that follows from them included."""
+    metrics = {m.value: decimal(round(value) if m in BYTES else value) for m, value in measured.items()}
+    p50 = measured.get(Metric.LATENCY_P50)
+    cost = None if p50 is None else settings.cost_per_million(p50)
+    return metrics if cost is None else metrics | {Metric.COST_PER_MILLION.value: decimal(cost)}
+
+
+def _measured(status: OptimizationJobStatus, report: Report, settings: Metrics) -> OptimizationJobStatus:
     if status.playoff_done:
         return status
     timings = {(t.trial, t.engine): t for t in report.timings}
     trials = [
-        trial.model_copy(update={"candidates": [_timed(trial.index, c, timings) for c in trial.candidates]})
+        trial.model_copy(update={"candidates": [_timed(trial.index, c, timings, settings) for c in trial.candidates]})
         for trial in status.trials
     ]
     update = {"trials": trials, "playoff_done": True, "control_ratio": report.control}
     return _charge(status.model_copy(update=update), report)
 
 
-def _timed(trial: int, candidate: CandidateStatus, timings: dict[tuple[int, EngineName], Timing]) -> CandidateStatus:
+def _timed(
+    trial: int, candidate: CandidateStatus, timings: dict[tuple[int, EngineName], Timing], settings: Metrics
+) -> CandidateStatus:
     timing = timings.get((trial, candidate.engine))
     if timing is None:
         return candidate
-    latencies = {
-        Metric.LATENCY_P50.value: decimal(timing.latency_p50),
-        Metric.LATENCY_P95.value: decimal(timing.latency_p95),
-    }
-    return candidate.model_copy(update={"metrics": candidate.metrics | latencies, "time_ratio": timing.ratio})
+    metrics = candidate.metrics | _rounded(timing.metrics, settings)
+    update = {"metrics": metrics, "time_ratio": timing.ratio, "batch_ratio": timing.batch_ratio}
+    return candidate.model_copy(update=update)
 
 
-def _published(status: OptimizationJobStatus, report: Report) -> OptimizationJobStatus:
+def _published(status: OptimizationJobStatus, report: Report, _settings: Metrics) -> OptimizationJobStatus:
     if status.claim or not report.claim:
         return status
     published = Published(uri=report.published, digest=report.artifact) if report.published else None

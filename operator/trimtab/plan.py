@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trimtab.api.job import OptimizationJob
+from trimtab.api.model import QUALITY
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.work import Finalist, JobIdentity, Stage, Task
 from trimtab.decisions import Work
@@ -31,6 +32,7 @@ def _work(job: OptimizationJob, task: Task, attempt: int) -> Work:
 
 def _task(job: OptimizationJob, runtime: OptimizationRuntime, stage: Stage) -> Task:
     inspection = job.status.inspection
+    asked = job.spec.asked()
     pins = {**inspection.data_digests, "model": inspection.model_digest} if inspection else {}
     return Task(
         stage=stage,
@@ -41,6 +43,9 @@ def _task(job: OptimizationJob, runtime: OptimizationRuntime, stage: Stage) -> T
         store=runtime.spec.store.uri,
         seed=job.spec.search.seed,
         pins=pins,
+        quality=inspection.quality if inspection else next((m for m in asked if m in QUALITY), None),
+        measure=asked,
+        metrics=job.spec.metrics,
     )
 
 

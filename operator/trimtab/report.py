@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from trimtab.api.job import Constraint, OptimizationJob, OptimizationJobSpec
-from trimtab.api.model import LATENCIES, Metric, parse_metric
+from trimtab.api.metrics import Metrics
+from trimtab.api.model import FRACTIONS, QUALITY, Metric, parse_metric
 from trimtab.api.names import ConditionType, Reason
 from trimtab.api.quantities import decimal, parse_percent, show_quantity
 from trimtab.api.report import Asked, Candidate, JobReport, Lineage, Promise, SplitUsed, TrialWork, Winner
@@ -30,10 +31,8 @@ from trimtab.api.work import JobIdentity, Report
 from trimtab.conditions import find, is_true
 from trimtab.loading import loading
 from trimtab.recipe import explore
-from trimtab.select import candidate_name
+from trimtab.select import candidate_name, quality
 from trimtab.space import fix
-
-QUALITY = Metric.ACCURACY
 
 
 def build(job: OptimizationJob, model: str = "model.onnx", pods: Iterable[Report] = ()) -> JobReport:
@@ -45,10 +44,10 @@ def build(job: OptimizationJob, model: str = "model.onnx", pods: Iterable[Report
     return JobReport(
         job=JobIdentity(name=job.metadata.name, namespace=job.metadata.namespace, uid=job.metadata.uid),
         state=status.state,
-        headline=headline(status),
+        headline=headline(status, job.spec.metrics),
         started=status.start_time or "",
         ended=status.completion_time or "",
-        quality=QUALITY,
+        quality=quality(status),
         asked=_asked(job),
         winner=_winner(job, model),
         nearest_miss=status.nearest_miss,
@@ -56,7 +55,7 @@ def build(job: OptimizationJob, model: str = "model.onnx", pods: Iterable[Report
         verdict=_verdict(job.spec, status.claim) if status.claim else "",
         control=status.control_ratio,
         noise=_noise(status.control_ratio) if status.control_ratio else "",
-        candidates=list(_candidates(status)),
+        candidates=list(_candidates(status, job.spec.metrics)),
         work=[
             TrialWork(trial=pod.trial, seconds=pod.seconds, peak_memory=pod.peak_memory, steps=pod.steps)
             for pod in pods
@@ -67,7 +66,7 @@ def build(job: OptimizationJob, model: str = "model.onnx", pods: Iterable[Report
     )
 
 
-def headline(status: OptimizationJobStatus) -> str:
+def headline(status: OptimizationJobStatus, metrics: Metrics) -> str:
     """The verdict in one sentence."""
     failure = find(status.conditions, ConditionType.FAILED)
     if failure and is_true(status.conditions, ConditionType.FAILED):
@@ -81,14 +80,16 @@ def headline(status: OptimizationJobStatus) -> str:
         )
     if status.state == Reason.BASELINE_IS_BEST:
         return "Keep the input model: no candidate is better beyond noise."
-    return f"{_praise(status)}{_reservation(status.claim)}."
+    return f"{_praise(status, metrics)}{_reservation(status.claim)}."
 
 
-def _praise(status: OptimizationJobStatus) -> str:
+def _praise(status: OptimizationJobStatus, metrics: Metrics) -> str:
     trial, entry = _chosen(status)
     reference = status.trials[0].candidates[0]
     name = candidate_name(trial, entry)
-    told = [_speed(entry.time_ratio), _loss(entry, reference, status.claim), _size(entry, reference)]
+    metric = quality(status)
+    seen = metrics.drop(metric, reference.metric(metric), entry.metric(metric))
+    told = [_speed(entry.time_ratio), _loss(metric, seen, status.claim), _size(entry, reference)]
     *most, last = [text for text in told if text]
     return f"{name[0].upper()}{name[1:]} {', '.join(most)}{' and ' if most else ''}{last}"
 
@@ -101,15 +102,16 @@ def _speed(ratio: Interval | None) -> str:
     return f"is {estimate}x as fast as the input model (95% interval {low} to {high})"
 
 
-def _loss(entry: CandidateStatus, reference: CandidateStatus, claim: Claim | None) -> str:
-    """The holdout's word where there is one, for the search has seen the evaluation split."""
+def _loss(metric: Metric, seen: float, claim: Claim | None) -> str:
+    """The holdout's word where there is one, for the search has `seen` the drop on the evaluation split."""
     if claim and claim.drop:
         low, high = points(claim.drop.low), points(claim.drop.high)
         drop, interval, where = float(claim.drop.estimate), f" (95% interval {low} to {high})", "the holdout"
     else:
-        drop, interval, where = reference.metric(QUALITY) - entry.metric(QUALITY), "", "the evaluation split"
+        drop, interval, where = seen, "", "the evaluation split"
     verb = "loses" if drop >= 0 else "gains"
-    return f"{verb} {points(abs(drop))} points of {QUALITY} on {where}{interval}"
+    unit = " points of" if metric in FRACTIONS else "% in"
+    return f"{verb} {points(abs(drop))}{unit} {metric} on {where}{interval}"
 
 
 def _size(entry: CandidateStatus, reference: CandidateStatus) -> str:
@@ -149,18 +151,14 @@ def points(fraction: float | str) -> str:
 
 def _verdict(spec: OptimizationJobSpec, claim: Claim) -> str:
     samples = f"{claim.samples} holdout samples"
-    if not any(_speaks_of_quality(constraint) for constraint in spec.constraints):
-        return f"No promise on {QUALITY} was asked for; on {samples} {claim.message}."
+    if not any(constraint.metric in QUALITY for constraint in spec.constraints):
+        return f"No promise on {claim.metric} was asked for; on {samples} {claim.message}."
     told = {
         Verdict.HOLDS: f"With 95% confidence the promise holds on {samples}",
         Verdict.INCONCLUSIVE: f"{samples} are too few to say with 95% confidence whether the promise holds",
         Verdict.VIOLATED: f"With 95% confidence the promise is broken on {samples}",
     }[claim.verdict]
     return f"{told}: {claim.message}." if claim.message else f"{told}."
-
-
-def _speaks_of_quality(constraint: Constraint) -> bool:
-    return constraint.metric not in LATENCIES and constraint.metric != Metric.SIZE
 
 
 def _noise(control: Interval) -> str:
@@ -187,7 +185,7 @@ def _asked(job: OptimizationJob) -> Asked:
             )
             for name, split in spec.data.named().items()
         ],
-        promises=[_promise(constraint, status) for constraint in spec.constraints],
+        promises=[_promise(constraint, spec.metrics, status) for constraint in spec.constraints],
         objectives=[f"{objective.goal} {objective.metric}" for objective in spec.objectives],
         engines=spec.target.engines,
         device=spec.target.device,
@@ -198,23 +196,24 @@ def _asked(job: OptimizationJob) -> Asked:
     )
 
 
-def _promise(constraint: Constraint, status: OptimizationJobStatus) -> Promise:
+def _promise(constraint: Constraint, metrics: Metrics, status: OptimizationJobStatus) -> Promise:
     metric = constraint.metric
     if constraint.max_drop is None:
         bound = constraint.max or constraint.min or ""
         text = f"{metric} is at {'most' if constraint.max else 'least'} {bound}"
         limit = parse_metric(metric, bound)
-        return Promise(metric=metric, text=text, limit=decimal(limit), drop=_drop(status, metric, limit))
-    text = f"{metric} drops by at most {constraint.max_drop}"
+        return Promise(metric=metric, text=text, limit=decimal(limit), drop=_drop(status, metrics, metric, limit))
+    verb = "drops" if metrics.higher_is_better(metric) else "rises"
+    text = f"{metric} {verb} by at most {constraint.max_drop}"
     return Promise(metric=metric, text=text, drop=decimal(parse_percent(constraint.max_drop)))
 
 
-def _drop(status: OptimizationJobStatus, metric: Metric, value: float) -> str | None:
+def _drop(status: OptimizationJobStatus, metrics: Metrics, metric: Metric, value: float) -> str | None:
     """By how much a value is worse than the input model's, where that is the quality that counts."""
     reference = next((entry for trial in status.trials[:1] for entry in trial.candidates[:1]), None)
-    if metric != QUALITY or reference is None:
+    if metric != quality(status) or reference is None:
         return None
-    return decimal(reference.metric(metric) - value)
+    return decimal(metrics.drop(metric, reference.metric(metric), value))
 
 
 def _technique(step: Step) -> str:
@@ -254,7 +253,8 @@ def _winner(job: OptimizationJob, model: str) -> Winner | None:
     )
 
 
-def _candidates(status: OptimizationJobStatus) -> Iterator[Candidate]:
+def _candidates(status: OptimizationJobStatus, metrics: Metrics) -> Iterator[Candidate]:
+    metric = quality(status)
     for trial in status.trials:
         for entry in trial.candidates:
             yield Candidate(
@@ -266,7 +266,7 @@ def _candidates(status: OptimizationJobStatus) -> Iterator[Candidate]:
                 reason=entry.message or "not judged",
                 note=trial.message,
                 metrics=entry.metrics,
-                drop=_drop(status, QUALITY, float(entry.metrics[QUALITY])) if QUALITY in entry.metrics else None,
+                drop=_drop(status, metrics, metric, entry.metric(metric)) if metric in entry.metrics else None,
                 time_ratio=entry.time_ratio,
             )
         if not trial.candidates:

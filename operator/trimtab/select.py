@@ -1,23 +1,27 @@
 """Which candidates keep every promise, which of them is the best, and why the others are not.
 
 Pure arithmetic on a status. A candidate is one trial's model on one engine; trial 0 is the input model. Every one ends
-with a named outcome and a reason a person understands. Latencies are compared as ratios to the baseline from the
-playoff, and a candidate that is not faster beyond its own interval does not beat the input model.
+with a named outcome and a reason a person understands. Times are compared as ratios to the baseline from the playoff
+(median latency, and what it costs, by the ratio of single requests, throughput by that of batches), and a candidate
+that is not faster beyond its own interval does not beat the input model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimtab.api.job import Constraint, Goal, Objective, OptimizationJobSpec
-from trimtab.api.model import HIGHER_IS_BETTER, LATENCIES, Metric, parse_metric
-from trimtab.api.quantities import parse_percent, show_duration, show_percent, show_quantity
+from trimtab.api.job import Constraint, Objective, OptimizationJobSpec
+from trimtab.api.metrics import Goal
+from trimtab.api.model import TIMED, Metric, parse_metric, show_metric
+from trimtab.api.quantities import parse_percent, show_percent
 from trimtab.api.status import Best, CandidateStatus, Interval, OptimizationJobStatus, Outcome, TrialState, TrialStatus
 from trimtab.api.work import FINALISTS_LIMIT, Finalist
 
 QUICK_SLACK = 1.0
-"""How far a latency bound may be missed before the playoff: a trial times its model beside others, as a hint."""
+"""How far a bound on time may be missed before the playoff: a trial times its model beside others, as a hint."""
+NO_SCALE = 0.01
+"""What a miss is relative to where the bound is 0: a point, of a fraction."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +44,25 @@ class Candidate:
     @property
     def measured(self) -> bool:
         """Whether the engine ran here; a TensorRT plan without a GPU was only built."""
-        return Metric.ACCURACY in self.entry.metrics
+        return bool(self.entry.metrics.keys() & TIMED)
 
     def value(self, metric: Metric) -> float:
-        """What candidates are compared by, in fractions, seconds and bytes.
+        """What candidates are compared by, in fractions, seconds, bytes and plain numbers.
 
-        A median latency is the playoff's ratio of the baseline's: the medians of two models differ by the noise of
-        their moments too, while a ratio is paired.
+        What the playoff timed is its ratio to the baseline's: the medians of two models differ by the noise of their
+        moments too, while a ratio is paired. Tails have no ratio of their own.
         """
-        if metric == Metric.LATENCY_P50 and self.entry.time_ratio:
-            return float(self.entry.time_ratio.estimate) * self.reference.metric(metric)
-        return self.entry.metric(metric)
+        ratio = self.ratio(metric)
+        if ratio is None or metric in (Metric.LATENCY_P95, Metric.LATENCY_P99):
+            return self.entry.metric(metric)
+        times = float(ratio.estimate)
+        return self.reference.metric(metric) * (1 / times if metric == Metric.THROUGHPUT else times)
+
+    def ratio(self, metric: Metric) -> Interval | None:
+        """The playoff's ratio of times that tells whether a metric is better beyond noise; None for other metrics."""
+        if metric not in TIMED:
+            return None
+        return self.entry.batch_ratio if metric == Metric.THROUGHPUT else self.entry.time_ratio
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,11 @@ def candidates(status: OptimizationJobStatus) -> list[Candidate]:
     return [Candidate(trial, entry, reference) for trial in done for entry in trial.candidates]
 
 
+def quality(status: OptimizationJobStatus) -> Metric:
+    """The quality metric that counts."""
+    return status.inspection.quality if status.inspection else Metric.ACCURACY
+
+
 def finalists(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> list[Finalist]:
     """What the playoff measures: the baseline, then the candidates that may win, the most promising first."""
     baseline, *others = candidates(status)
@@ -99,10 +116,11 @@ def select(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> Selectio
     feasible = [c for c in everyone if c.measured and not misses[c.name]]
     contenders = _contenders(spec, feasible, baseline)
     winner = min(contenders, key=lambda c: _preference(spec.objectives, c), default=None)
-    verdicts = {c.name: _verdict(spec, c, misses.get(c.name, []), contenders, winner) for c in everyone}
+    field = _Field(contenders, winner, (*(o.metric for o in spec.objectives), quality(status), Metric.SIZE))
+    verdicts = {c.name: _verdict(spec, c, misses.get(c.name, []), field) for c in everyone}
     return Selection(
         trials=tuple(_judged(trial, verdicts) for trial in status.trials),
-        best=_best(winner, baseline) if winner else None,
+        best=_best(winner, baseline, quality(status)) if winner else None,
         nearest_miss="" if winner else _nearest_miss(everyone, misses),
     )
 
@@ -122,27 +140,31 @@ def score(spec: OptimizationJobSpec, trial: TrialStatus, baseline: TrialStatus) 
 
 
 def _misses(spec: OptimizationJobSpec, c: Candidate, slack: float = 0.0) -> list[Miss]:
-    found = (_miss(constraint, c, slack) for constraint in spec.constraints)
+    found = (_miss(spec, constraint, c, slack) for constraint in spec.constraints)
     return [miss for miss in found if miss]
 
 
-def _miss(constraint: Constraint, c: Candidate, slack: float) -> Miss | None:
+def _miss(spec: OptimizationJobSpec, constraint: Constraint, c: Candidate, slack: float) -> Miss | None:
     metric = constraint.metric
     value = c.entry.metric(metric)
+    leeway = 1 + slack if metric in TIMED else 1.0
     if constraint.max_drop is not None:
-        drop, bound = c.reference.metric(metric) - value, parse_percent(constraint.max_drop)
-        text = f"{metric} drops by {show_percent(drop)}, more than {constraint.max_drop}"
-        # A bound of exactly 0 % leaves no scale to divide by; a point of accuracy stands in for it.
-        return Miss(text, (drop - bound) / max(bound, 0.01)) if drop > bound + 1e-9 else None
+        drop, bound = spec.metrics.drop(metric, c.reference.metric(metric), value), parse_percent(constraint.max_drop)
+        verb = "drops" if spec.metrics.higher_is_better(metric) else "rises"
+        text = f"{metric} {verb} by {show_percent(drop)}, more than {constraint.max_drop}"
+        return Miss(text, (drop - bound) / max(bound, NO_SCALE)) if drop > bound + 1e-9 else None
     if constraint.max is not None:
         bound = parse_metric(metric, constraint.max)
-        text = f"{metric} is {_show(metric, value)}, above {constraint.max}"
-        allowed = bound * (1 + slack) if metric in LATENCIES else bound
-        return Miss(text, value / bound - 1) if value > allowed else None
+        text = f"{metric} is {show_metric(metric, value)}, above {constraint.max}"
+        return Miss(text, (value - bound) / _scale(bound)) if value > bound * leeway else None
     assert constraint.min is not None
     bound = parse_metric(metric, constraint.min)
-    text = f"{metric} is {_show(metric, value)}, below {constraint.min}"
-    return Miss(text, 1 - value / bound) if value < bound else None
+    text = f"{metric} is {show_metric(metric, value)}, below {constraint.min}"
+    return Miss(text, (bound - value) / _scale(bound)) if value < bound / leeway else None
+
+
+def _scale(bound: float) -> float:
+    return abs(bound) or NO_SCALE
 
 
 def _contenders(spec: OptimizationJobSpec, feasible: list[Candidate], baseline: Candidate) -> list[Candidate]:
@@ -151,9 +173,10 @@ def _contenders(spec: OptimizationJobSpec, feasible: list[Candidate], baseline: 
     Where the input model keeps every promise, a faster one must be faster beyond noise.
     """
     timed = [c for c in feasible if c is baseline or c.entry.time_ratio]
-    if spec.objectives[0].metric not in LATENCIES or baseline not in feasible:
+    first = spec.objectives[0].metric
+    if first not in TIMED or baseline not in feasible:
         return timed
-    return [c for c in timed if c is baseline or (c.entry.time_ratio and float(c.entry.time_ratio.high) < 1)]
+    return [c for c in timed if c is baseline or ((ratio := c.ratio(first)) and float(ratio.high) < 1)]
 
 
 def _preference(objectives: Sequence[Objective], c: Candidate) -> tuple[float, ...]:
@@ -166,25 +189,32 @@ def _cost(objective: Objective, c: Candidate) -> float:
     return -value if objective.goal == Goal.MAXIMIZE else value
 
 
-def _verdict(
-    spec: OptimizationJobSpec, c: Candidate, misses: list[Miss], contenders: list[Candidate], winner: Candidate | None
-) -> tuple[Outcome, str]:
+@dataclass(frozen=True)
+class _Field:
+    """What a candidate is judged beside."""
+
+    contenders: list[Candidate]
+    winner: Candidate | None
+    axes: tuple[Metric, ...]
+    """Of Pareto dominance: the objectives, the quality metric that counts, and size."""
+
+
+def _verdict(spec: OptimizationJobSpec, c: Candidate, misses: list[Miss], field: _Field) -> tuple[Outcome, str]:
     if not c.measured:
         return Outcome.INCONCLUSIVE, c.entry.message
     if misses:
         return Outcome.INFEASIBLE, "; ".join(miss.text for miss in misses)
-    if c is winner:
+    if c is field.winner:
         return Outcome.FEASIBLE, "the best of the candidates that keep every promise"
-    if c not in contenders:
-        return Outcome.INCONCLUSIVE, _not_faster(c)
-    better = next((o for o in contenders if _dominates(spec, o, c)), None)
+    if c not in field.contenders:
+        return Outcome.INCONCLUSIVE, _not_faster(c.ratio(spec.objectives[0].metric))
+    better = next((o for o in field.contenders if _dominates(spec, field.axes, o, c)), None)
     if better:
         return Outcome.DOMINATED, f"{better.name} is at least as good in everything and better in something"
     return Outcome.FEASIBLE, "keeps every promise; another does better on the first objective"
 
 
-def _not_faster(c: Candidate) -> str:
-    ratio = c.entry.time_ratio
+def _not_faster(ratio: Interval | None) -> str:
     if ratio is None:
         return "not measured in the playoff"
     return f"not faster than the input model beyond noise: {_short(ratio)} of its time"
@@ -194,18 +224,13 @@ def _short(ratio: Interval) -> str:
     return f"{float(ratio.estimate):.2f} [{float(ratio.low):.2f}, {float(ratio.high):.2f}]"
 
 
-def _dominates(spec: OptimizationJobSpec, a: Candidate, b: Candidate) -> bool:
-    """Pareto dominance over the objectives, accuracy and size."""
-    costs = [(_axis_cost(m, a), _axis_cost(m, b)) for m in _axes(spec)]
+def _dominates(spec: OptimizationJobSpec, axes: Sequence[Metric], a: Candidate, b: Candidate) -> bool:
+    costs = [(_axis_cost(spec, m, a), _axis_cost(spec, m, b)) for m in axes]
     return all(x <= y for x, y in costs) and any(x < y for x, y in costs)
 
 
-def _axes(spec: OptimizationJobSpec) -> Iterator[Metric]:
-    yield from dict.fromkeys((*(o.metric for o in spec.objectives), Metric.ACCURACY, Metric.SIZE))
-
-
-def _axis_cost(metric: Metric, c: Candidate) -> float:
-    return c.value(metric) * (-1 if metric in HIGHER_IS_BETTER else 1)
+def _axis_cost(spec: OptimizationJobSpec, metric: Metric, c: Candidate) -> float:
+    return c.value(metric) * (-1 if spec.metrics.higher_is_better(metric) else 1)
 
 
 def _judged(trial: TrialStatus, verdicts: dict[str, tuple[Outcome, str]]) -> TrialStatus:
@@ -216,16 +241,14 @@ def _judged(trial: TrialStatus, verdicts: dict[str, tuple[Outcome, str]]) -> Tri
     return trial.model_copy(update={"candidates": judged})
 
 
-def _best(winner: Candidate, baseline: Candidate) -> Best:
+def _best(winner: Candidate, baseline: Candidate, quality: Metric) -> Best:
     ratio = winner.entry.time_ratio
     speed_up = 1 / float(ratio.estimate) if ratio else 1.0
-    metrics = {m: winner.entry.metric(m) for m in (Metric.ACCURACY, Metric.SIZE)}
     message = (
         "no candidate is better than the input model beyond noise"
         if winner is baseline
-        else f"{winner.name}: {speed_up:.2f}x the speed, accuracy "
-        f"{show_percent(baseline.entry.metric(Metric.ACCURACY))} → {show_percent(metrics[Metric.ACCURACY])}, size "
-        f"{show_quantity(baseline.entry.metric(Metric.SIZE))} → {show_quantity(metrics[Metric.SIZE])}"
+        else f"{winner.name}: {speed_up:.2f}x the speed, "
+        + ", ".join(f"{m} {_shown(baseline, m)} → {_shown(winner, m)}" for m in (quality, Metric.SIZE))
     )
     return Best(
         trial=winner.trial.index,
@@ -235,10 +258,14 @@ def _best(winner: Candidate, baseline: Candidate) -> Best:
         if winner.trial.index
         else f"input/{winner.entry.engine}",
         speed_up=f"{speed_up:.2f}x",
-        accuracy=show_percent(metrics[Metric.ACCURACY]),
-        size=show_quantity(metrics[Metric.SIZE]),
+        quality=f"{_shown(winner, quality)} {quality}",
+        size=_shown(winner, Metric.SIZE),
         message=message,
     )
+
+
+def _shown(c: Candidate, metric: Metric) -> str:
+    return show_metric(metric, c.entry.metric(metric))
 
 
 def _nearest_miss(everyone: list[Candidate], misses: dict[str, list[Miss]]) -> str:
@@ -248,9 +275,3 @@ def _nearest_miss(everyone: list[Candidate], misses: dict[str, list[Miss]]) -> s
         return "no candidate could be measured"
     name = min(worst, key=lambda n: worst[n].excess)
     return f"{name}: {worst[name].text}"
-
-
-def _show(metric: Metric, value: float) -> str:
-    if metric in LATENCIES:
-        return show_duration(value)
-    return show_quantity(value) if metric == Metric.SIZE else show_percent(value)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from trimtab.api.model import Metric
-from trimtab.api.quantities import show_duration, show_percent, show_quantity
+from trimtab.api.model import Metric, show_metric
 from trimtab.api.status import CandidateStatus, OptimizationJobStatus, TrialStatus
-
-HEADINGS = ("candidate", "engine", "accuracy", "p50", "time ratio", "size", "outcome", "why")
+from trimtab.select import quality
 
 
 def candidate_table(status: OptimizationJobStatus) -> str:
     """One line per candidate, the winner marked with a star, then trials that made none."""
-    rows: list[tuple[str, ...]] = [HEADINGS]
+    headings = ("candidate", "engine", quality(status).value, "p50", "time ratio", "size", "outcome", "why")
+    rows: list[tuple[str, ...]] = [headings]
     for trial in status.trials:
         rows += [_row(status, trial, entry) for entry in trial.candidates]
         if not trial.candidates:
             rows.append((_label(trial), "", "", "", "", "", trial.state, trial.message))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS) - 1)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(headings) - 1)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]
     return "\n".join(f"{line}  {row[-1]}".rstrip() for line, row in zip(lines, rows, strict=True))
 
@@ -27,7 +26,7 @@ def _row(status: OptimizationJobStatus, trial: TrialStatus, entry: CandidateStat
     return (
         ("* " if won else "  ") + _label(trial),
         entry.engine,
-        _shown(entry, Metric.ACCURACY),
+        _shown(entry, quality(status)),
         _shown(entry, Metric.LATENCY_P50),
         f"{float(ratio.estimate):.2f} [{float(ratio.low):.2f}, {float(ratio.high):.2f}]" if ratio else "",
         _shown(entry, Metric.SIZE),
@@ -42,9 +41,6 @@ def _label(trial: TrialStatus) -> str:
     return f"{trial.index} " + ", ".join(f"{name.split('.')[-1]}={value}" for name, value in trial.settings.items())
 
 
-_SHOW = {Metric.ACCURACY: show_percent, Metric.LATENCY_P50: show_duration, Metric.SIZE: show_quantity}
-
-
 def _shown(entry: CandidateStatus, metric: Metric) -> str:
     text = entry.metrics.get(metric.value)
-    return _SHOW[metric](float(text)) if text else ""
+    return show_metric(metric, float(text)) if text else ""

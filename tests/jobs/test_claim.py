@@ -6,16 +6,27 @@ import numpy as np
 import pytest
 
 from trimtab.api.job import Constraint
+from trimtab.api.metrics import Metrics
 from trimtab.api.model import Metric
 from trimtab.api.status import Claim, Verdict
-from trimtab_jobs.claim import claim, paired_drop, wilson
+from trimtab_jobs.claim import Compared, claim, paired_drop, wilson
 from trimtab_jobs.data import Array
+from trimtab_jobs.metrics import quality
 
 
 def answers(both: int, lost: int, won: int, neither: int) -> tuple[Array, Array]:
     """Correctness of baseline and winner by the four cells of their table."""
     counts = [both, lost, won, neither]
     return np.repeat([True, True, False, False], counts), np.repeat([True, False, True, False], counts)
+
+
+def right(*table: int) -> Compared:
+    return compared(Metric.ACCURACY, *answers(*table))
+
+
+def compared(metric: Metric, baseline: Array, winner: Array, labels: Array | None = None) -> Compared:
+    settings = Metrics()
+    return Compared(metric, quality(metric, settings).value, settings, labels, (baseline,), (winner,))
 
 
 def max_drop(percent: str) -> Constraint:
@@ -56,7 +67,7 @@ def test_the_interval_covers_the_true_drop(lose: float, win: float) -> None:
 @pytest.mark.parametrize(
     ("table", "constraint", "verdict", "says"),
     [
-        ((1900, 3, 3, 94), max_drop("1%"), Verdict.HOLDS, "the drop is 0% (95% interval -0.259% to 0.259%)"),
+        ((1900, 3, 3, 94), max_drop("1%"), Verdict.HOLDS, "accuracy drops by 0% (95% interval -0.259% to 0.259%)"),
         ((1800, 100, 0, 100), max_drop("1%"), Verdict.VIOLATED, "at most 1% was promised"),
         ((190, 1, 0, 9), max_drop("1%"), Verdict.INCONCLUSIVE, "about 1.5e3 samples would tell"),
         ((188, 2, 0, 10), max_drop("1%"), Verdict.INCONCLUSIVE, "too close to the bound"),
@@ -66,25 +77,27 @@ def test_the_interval_covers_the_true_drop(lose: float, win: float) -> None:
             Verdict.HOLDS,
             "at least 95% was promised",
         ),
-        ((900, 0, 0, 100), Constraint(metric=Metric.ACCURACY, min="95%"), Verdict.VIOLATED, "the accuracy is 90%"),
+        ((900, 0, 0, 100), Constraint(metric=Metric.ACCURACY, min="95%"), Verdict.VIOLATED, "accuracy is 90%"),
         ((96, 0, 0, 4), Constraint(metric=Metric.ACCURACY, min="95%"), Verdict.INCONCLUSIVE, "samples would tell"),
         ((900, 0, 0, 100), Constraint(metric=Metric.ACCURACY, max="95%"), Verdict.HOLDS, "at most 95%"),
-        ((900, 0, 0, 100), Constraint(metric=Metric.SIZE, max="1Mi"), Verdict.HOLDS, "no bound on accuracy was asked"),
+        ((900, 0, 0, 100), Constraint(metric=Metric.SIZE, max="1Mi"), Verdict.HOLDS, "no bound on quality was asked"),
     ],
 )
 def test_verdicts(table: tuple[int, int, int, int], constraint: Constraint, verdict: Verdict, says: str) -> None:
-    found = claim(*answers(*table), [constraint])
+    found = claim({Metric.ACCURACY: right(*table)}, [constraint], 0)
     assert (found.verdict, found.samples) == (verdict, sum(table))
     assert says in found.message
 
 
 def test_the_worst_promise_decides() -> None:
-    found = claim(*answers(1900, 3, 3, 94), [max_drop("1%"), Constraint(metric=Metric.ACCURACY, min="99%")])
+    found = claim(
+        {Metric.ACCURACY: right(1900, 3, 3, 94)}, [max_drop("1%"), Constraint(metric=Metric.ACCURACY, min="99%")], 0
+    )
     assert found.verdict == Verdict.VIOLATED
     assert "at most 1%" in found.message
     assert "at least 99%" in found.message
 
 
 def test_a_claim_is_stored_and_read_again() -> None:
-    found = claim(*answers(190, 1, 0, 9), [max_drop("1%")])
+    found = claim({Metric.ACCURACY: right(190, 1, 0, 9)}, [max_drop("1%")], 0)
     assert Claim.model_validate_json(found.model_dump_json(by_alias=True)) == found

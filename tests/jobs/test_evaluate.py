@@ -1,67 +1,100 @@
-"""Measuring a real model: accuracy is what numpy computes, and an engine that refuses is a finding."""
+"""Measuring a real model: quality is what numpy computes, and an engine that refuses is a finding."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 from bad_inputs import CENTERS, make_model, make_samples
-from trimtab.api.model import EngineName, ModelFormat
-from trimtab_jobs.data import Split
-from trimtab_jobs.engines import EngineOptions
-from trimtab_jobs.evaluate import batch_size, measure
+from trimtab.api.metrics import Metrics
+from trimtab.api.model import EngineName, Metric, ModelFormat
+from trimtab.api.work import Measurement
+from trimtab_jobs.data import Split, Splits
+from trimtab_jobs.engines import EngineOptions, engine
+from trimtab_jobs.evaluate import Judge, batch_size, measure
 from trimtab_jobs.model import Model
 from trimtab_jobs.openvino_model import openvino, save
 
 from .conftest import one_split
 
+COSTS = [Metric.LATENCY_P99, Metric.THROUGHPUT, Metric.PEAK_MEMORY]
+
+
+def write(folder: Path, **changes: Any) -> Model:
+    onnx.save(make_model(**changes), folder / "model.onnx")
+    return Model(folder, ModelFormat.ONNX)
+
+
+def measured(name: EngineName, model: Model, *metrics: Metric) -> Measurement:
+    original = partial(engine(EngineName.ONNXRUNTIME).load, model, EngineOptions())
+    judge = Judge([Metric.ACCURACY, *metrics], Metrics(), original, Splits({}))
+    return measure(name, model, samples(), EngineOptions(), judge)
+
+
+def samples() -> Split:
+    return one_split("evaluation", make_samples(5))
+
 
 @pytest.mark.parametrize(("batch", "expected"), [("N", 16), (1, 1)])
 def test_accuracy_is_that_of_the_nearest_center(tmp_path: Path, batch: int | str, expected: int) -> None:
-    onnx.save(make_model(batch=batch), tmp_path / "model.onnx")
-    split = one_split("evaluation", make_samples(5))
-    model = Model(tmp_path, ModelFormat.ONNX)
-    assert batch_size(model) == expected
+    model, split = write(tmp_path, batch=batch), samples()
+    for name in (EngineName.ONNXRUNTIME, EngineName.OPENVINO):
+        assert batch_size(engine(name).load(model, EngineOptions()), split) == expected
     nearest = ((split.inputs["x"][:, None] - CENTERS) ** 2).sum(-1).argmin(-1)
-    measured = measure(EngineName.ONNXRUNTIME, model, split, EngineOptions())
-    assert measured.accuracy == np.mean(nearest == split.labels)
-    assert measured.executed
-    assert measured.size == (tmp_path / "model.onnx").stat().st_size
-    assert 0 < (measured.latency_p50 or 0) <= (measured.latency_p95 or 0)
+    found = measured(EngineName.ONNXRUNTIME, model)
+    assert found.executed
+    assert found.metrics.keys() == {Metric.ACCURACY, Metric.LATENCY_P50, Metric.LATENCY_P95, Metric.SIZE}
+    assert found.metrics[Metric.ACCURACY] == np.mean(nearest == split.labels)
+    assert found.metrics[Metric.SIZE] == model.size
+    assert 0 < found.metrics[Metric.LATENCY_P50] <= found.metrics[Metric.LATENCY_P95]
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_what_costs_more_to_measure_is_measured_where_it_is_asked_for(tmp_path: Path, batch: int | str) -> None:
+    found = measured(EngineName.OPENVINO, write(tmp_path, batch=batch), *COSTS).metrics
+    assert found[Metric.LATENCY_P99] >= found[Metric.LATENCY_P95]
+    assert found[Metric.THROUGHPUT] > 0
+    assert found[Metric.PEAK_MEMORY] > 10_000_000
+
+
+def test_peak_memory_is_that_of_a_fresh_process(tmp_path: Path) -> None:
+    ballast = np.ones(2**26)  # half a gigabyte of this process
+    found = measured(EngineName.ONNXRUNTIME, write(tmp_path), Metric.PEAK_MEMORY).metrics
+    assert found[Metric.PEAK_MEMORY] < ballast.nbytes
 
 
 def test_an_engine_that_refuses_is_a_finding(tmp_path: Path) -> None:
-    onnx.save(make_model(activation="Mystery", domain="acme"), tmp_path / "model.onnx")
+    model = write(tmp_path, activation="Mystery", domain="acme")
     for name in (EngineName.ONNXRUNTIME, EngineName.OPENVINO):
-        model = Model(tmp_path, ModelFormat.ONNX)
-        measured = measure(name, model, one_split("evaluation", make_samples(5)), EngineOptions())
-        assert not measured.executed
-        assert measured.accuracy is None
-        assert "Mystery" in measured.note
-        assert "\n" not in measured.note
+        found = measured(name, model)
+        assert not found.executed
+        assert found.metrics == {}
+        assert "Mystery" in found.note
+        assert "\n" not in found.note
 
 
 def test_a_plan_for_a_gpu_is_built_and_not_executed(tmp_path: Path) -> None:
-    onnx.save(make_model(), tmp_path / "model.onnx")
-    split: Split = one_split("evaluation", make_samples(5))
-    measured = measure(EngineName.TENSORRT, Model(tmp_path, ModelFormat.ONNX), split, EngineOptions())
-    assert not measured.executed
-    assert (measured.size or 0) > 0
-    assert "SM89" in measured.note
+    found = measured(EngineName.TENSORRT, write(tmp_path))
+    assert not found.executed
+    assert found.metrics[Metric.SIZE] > 0
+    assert "SM89" in found.note
 
 
 @pytest.mark.parametrize(("batch", "expected"), [("N", 16), (1, 1)])
 def test_an_openvino_model_is_measured_where_it_runs(tmp_path: Path, batch: int | str, expected: int) -> None:
-    onnx.save(make_model(batch=batch), tmp_path / "model.onnx")
-    source = Model(tmp_path, ModelFormat.ONNX)
+    source = write(tmp_path, batch=batch)
     (tmp_path / "ir").mkdir()
     model = save(openvino.Core().read_model(source.file), tmp_path / "ir")
-    split = one_split("evaluation", make_samples(5))
-    truth = measure(EngineName.ONNXRUNTIME, source, split, EngineOptions())
-    measured = measure(EngineName.OPENVINO, model, split, EngineOptions())
-    assert (batch_size(model), measured.accuracy, measured.executed) == (expected, truth.accuracy, True)
-    refused = measure(EngineName.ONNXRUNTIME, model, split, EngineOptions())
+    truth = measured(EngineName.ONNXRUNTIME, source)
+    judge = Judge([Metric.ACCURACY, Metric.PEAK_MEMORY], Metrics(), lambda: None, Splits({}))
+    found = measure(EngineName.OPENVINO, model, samples(), EngineOptions(), judge)
+    assert batch_size(engine(EngineName.OPENVINO).load(model, EngineOptions()), samples()) == expected
+    assert found.metrics[Metric.ACCURACY] == truth.metrics[Metric.ACCURACY]
+    assert found.metrics[Metric.PEAK_MEMORY] > 10_000_000
+    refused = measured(EngineName.ONNXRUNTIME, model)
     assert (refused.executed, refused.note) == (False, "model.xml: ONNXRuntime cannot run OpenVINO models")

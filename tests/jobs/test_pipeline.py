@@ -84,7 +84,7 @@ def test_data_that_no_step_reads_does_not_matter(context: Context) -> None:
 def test_what_a_guard_depends_on_is_in_its_key(context: Context) -> None:
     others = (
         dataclasses.replace(context, data=context.data | {"evaluation": "sha256:other"}),
-        dataclasses.replace(context, engine=EngineName.OPENVINO),
+        dataclasses.replace(context, quality=["auroc"]),
     )
     assert len({one.key("sha256:parent", "quantize", {}, guards=True) for one in (context, *others)}) == 3
     assert len({one.key("sha256:parent", "quantize", {}) for one in (context, *others)}) == 1

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,13 +20,14 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from trimtab.api.model import EngineName, ModelFormat
+from trimtab.api.metrics import Metrics
+from trimtab.api.model import EngineName, Metric, ModelFormat
 from trimtab.api.techniques import CalibrateMethod, Quantize
 from trimtab_jobs.calibration import BINS, entropy, percentile, thresholds
 from trimtab_jobs.data import Split, Splits
 from trimtab_jobs.engines import EngineOptions, NotExecutable, engine
 from trimtab_jobs.errors import NotApplicable
-from trimtab_jobs.evaluate import judge
+from trimtab_jobs.evaluate import Judge
 from trimtab_jobs.model import Model, open_model
 from trimtab_jobs.techniques import Bench
 from trimtab_jobs.techniques.quantize import quantize
@@ -78,7 +80,8 @@ class Workbench:
         shutil.copy(self.source, model.onnx)
         (self.folder / name).mkdir()
         splits = Splits({"calibration": self.calibration})
-        drop = judge(EngineName.ONNXRUNTIME, lambda: model.onnx, splits, EngineOptions())
+        original = partial(engine(EngineName.ONNXRUNTIME).load, model.onnx, EngineOptions())
+        drop = Judge([Metric.ACCURACY], Metrics(), original, splits).drop
         bench = Bench(self.folder / name, model, splits, seed=0, threads=1, note=self.notes.append, drop=drop)
         before = model.onnx.read_bytes()
         settings = {"operator_scope": "Compute"} | config

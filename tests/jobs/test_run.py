@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from bad_inputs import CENTERS, make_model, make_samples, sound_spec
-from trimtab.api.model import EngineName, ModelFormat
+from trimtab.api.model import EngineName, Metric, ModelFormat
 from trimtab.api.status import Verdict
 from trimtab.api.work import MESSAGE_LIMIT, Finalist, Report, Task
 from trimtab_jobs.model import Model, open_model
@@ -56,7 +56,9 @@ def test_inspect_says_what_it_found(lab: Lab, succeed: Succeed) -> None:
     assert found.data_digests["holdout"] == digest_file(lab.folder("inputs") / "holdout.npz")
     assert report.artifact == found.model_digest == digest_folder(Store(lab.folder("store")).folder(report.artifact))
     assert [m.engine for m in report.measurements] == [EngineName.ONNXRUNTIME, EngineName.OPENVINO]
-    assert all((m.accuracy or 0) > 0.7 and m.latency_p95 and m.size for m in report.measurements)
+    assert found.quality == Metric.ACCURACY
+    named = {Metric.ACCURACY, Metric.LATENCY_P50, Metric.LATENCY_P95, Metric.SIZE}
+    assert all(m.metrics.keys() == named and m.metrics[Metric.ACCURACY] > 0.7 for m in report.measurements)
     assert report.hardware
     assert report.hardware.threads >= 1
     assert report.peak_memory > 10_000_000
@@ -77,7 +79,7 @@ def test_a_trial_is_measured_on_every_engine(lab: Lab, succeed: Succeed) -> None
     assert report.trial == 1
     assert report.artifact == inspected.artifact
     assert [m.executed for m in report.measurements] == [True, True, False]
-    assert report.measurements[0].accuracy == inspected.measurements[0].accuracy
+    assert report.measurements[0].metrics[Metric.ACCURACY] == inspected.measurements[0].metrics[Metric.ACCURACY]
 
 
 def test_the_first_engine_must_run_the_input_model(lab: Lab, perform: Perform) -> None:

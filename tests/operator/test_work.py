@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from trimtab.api.model import EngineName
+from trimtab.api.model import EngineName, Metric
 from trimtab.api.status import DECISIVE_OPERATORS, Claim, Hardware, Inspection, Interval, Verdict
 from trimtab.api.work import (
     FINALISTS_LIMIT,
@@ -28,6 +28,8 @@ HARDWARE = Hardware(
     threads=64,
     versions={f"library-{i}": "1.2.3.post4" for i in range(60)},
 )
+EVERYTHING = dict.fromkeys(Metric, 0.1234567891)
+TIMES = dict.fromkeys((Metric.LATENCY_P50, Metric.LATENCY_P95, Metric.LATENCY_P99, Metric.THROUGHPUT), 0.0001234567891)
 LARGEST = {
     "inspect": Report(
         stage=Stage.INSPECT,
@@ -38,7 +40,7 @@ LARGEST = {
             operators={f"Operator{i}": i for i in range(300)} | dict.fromkeys(sorted(DECISIVE_OPERATORS), 1),
             inputs={f"input_{i}": "float32[N,3,224,224]" for i in range(50)},
         ),
-        measurements=[Measurement(engine=engine, accuracy=0.123456789, note="n" * 400) for engine in EngineName],
+        measurements=[Measurement(engine=engine, metrics=EVERYTHING, note="n" * 400) for engine in EngineName],
         hardware=HARDWARE,
     ),
     "trial": Report(
@@ -46,13 +48,13 @@ LARGEST = {
         trial=127,
         artifact="sha256:" + "0" * 64,
         steps=[StepReport(technique="quantize", artifact="sha256:" + "3" * 64, note="x" * 700) for _ in range(8)],
-        measurements=[Measurement(engine=engine, latency_p50=1 / 3, size=10**12) for engine in EngineName],
+        measurements=[Measurement(engine=engine, metrics=EVERYTHING) for engine in EngineName],
         hardware=HARDWARE,
     ),
     "playoff": Report(
         stage=Stage.PLAYOFF,
         timings=[
-            Timing(trial=127, engine=EngineName.ONNXRUNTIME, ratio=RATIO, latency_p50=1 / 3, latency_p95=2 / 3)
+            Timing(trial=127, engine=EngineName.ONNXRUNTIME, ratio=RATIO, batch_ratio=RATIO, metrics=TIMES)
             for _ in range(FINALISTS_LIMIT)
         ],
         control=RATIO,
@@ -78,9 +80,7 @@ def test_the_largest_report_of_each_stage_fits_and_keeps_what_decisions_read(nam
     assert (read.stage, read.trial, read.artifact) == (report.stage, report.trial, report.artifact)
     assert read.timings == report.timings
     assert read.claim == report.claim
-    assert [(m.engine, m.accuracy, m.latency_p50) for m in read.measurements] == [
-        (m.engine, m.accuracy, m.latency_p50) for m in report.measurements
-    ]
+    assert [(m.engine, m.metrics) for m in read.measurements] == [(m.engine, m.metrics) for m in report.measurements]
     if report.inspection and read.inspection:
         assert read.inspection.data_digests == report.inspection.data_digests
         assert read.inspection.operators.keys() >= DECISIVE_OPERATORS

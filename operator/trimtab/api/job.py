@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -10,8 +11,21 @@ from pydantic import Field
 from pydantic.alias_generators import to_camel
 
 from trimtab.api.base import Record, Rule, Spec, exactly_one, exactly_one_cel
-from trimtab.api.model import Data, Metric, ModelSource, SourceFormat, Target, Uri, parse_metric
-from trimtab.api.quantities import DURATION, PERCENT, QUANTITY, Duration, Percent, Quantity
+from trimtab.api.metrics import Goal, Metrics
+from trimtab.api.model import (
+    PLAIN,
+    QUALITY,
+    UNITS,
+    Data,
+    Metric,
+    ModelSource,
+    SourceFormat,
+    Target,
+    Uri,
+    one_of,
+    parse_metric,
+)
+from trimtab.api.quantities import Duration, Percent, Quantity
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.techniques import Quantize, QuantizeMethod, Step
 
@@ -27,6 +41,12 @@ def _bound_has_unit(constraint: Constraint) -> bool:
     return True
 
 
+def _bound_matches() -> str:
+    """CEL: `bound` has the form of its metric's unit."""
+    united = (f"self.metric in {one_of(metrics)} ? bound.matches(r'{u.pattern.regex}')" for metrics, u in UNITS.items())
+    return " : ".join([*united, f"bound.matches(r'{PLAIN.pattern.regex}')"])
+
+
 class Constraint(Spec):
     """A promise that the published model keeps."""
 
@@ -37,38 +57,30 @@ class Constraint(Spec):
             exactly_one("max_drop", "max", "min"),
         ),
         Rule(
-            "!has(self.maxDrop) || self.metric == 'accuracy'",
-            "maxDrop is for accuracy: bound latency and size with max",
-            lambda c: c.max_drop is None or c.metric == Metric.ACCURACY,
+            f"!has(self.maxDrop) || self.metric in {one_of(QUALITY)}",
+            "maxDrop is for quality: bound latency, size and other costs with max",
+            lambda c: c.max_drop is None or c.metric in QUALITY,
         ),
         Rule(
-            "(has(self.max) ? [self.max] : has(self.min) ? [self.min] : []).all(bound, "
-            f"self.metric == 'accuracy' ? bound.matches(r'{PERCENT.regex}') : "
-            f"self.metric == 'size' ? bound.matches(r'{QUANTITY.regex}') : bound.matches(r'{DURATION.regex}'))",
-            "the bound has the wrong unit: accuracy takes a percent (98%), latency a duration (5ms), "
-            "size a quantity (20Mi)",
+            f"(has(self.max) ? [self.max] : has(self.min) ? [self.min] : []).all(bound, {_bound_matches()})",
+            "the bound has the wrong unit: accuracy takes a percent (98%), as do topK, f1, auroc and cosine, latency a "
+            "duration (5ms), size and peakMemory a quantity (20Mi), other metrics a number (0.5)",
             _bound_has_unit,
         ),
         Rule(
-            "!has(self.max) || self.max.matches('[1-9]')",
+            "!has(self.max) || self.metric == 'custom' || self.max.matches('[1-9]') && !self.max.startsWith('-')",
             "max must be above 0",
-            lambda c: c.max is None or re.search("[1-9]", c.max) is not None,
+            lambda c: c.max is None or c.metric == Metric.CUSTOM or re.match("[^-]*[1-9]", c.max) is not None,
         ),
     )
     metric: Metric
     max_drop: Percent | None = Field(
         None,
-        description="The most that may be lost against the input model, in points: with 1%, 95.3% may become 94.3%.",
+        description="The most that may be lost against the input model: in points of a fraction (with 1%, an accuracy "
+        "of 95.3% may become 94.3%), relative for mse, mae and custom (with 5%, an error of 0.20 may become 0.21).",
     )
     max: Annotated[str, Field(max_length=32)] | None = Field(None, description="The largest value allowed.")
     min: Annotated[str, Field(max_length=32)] | None = Field(None, description="The smallest value allowed.")
-
-
-class Goal(StrEnum):
-    """Which way is better."""
-
-    MINIMIZE = "Minimize"
-    MAXIMIZE = "Maximize"
 
 
 class Objective(Spec):
@@ -127,7 +139,7 @@ class Publish(Spec):
     uri: Uri = Field(description="A folder: each winner under its digest, and current.json naming the newest.")
 
 
-IMMUTABLE = ("model", "data", "target", "constraints", "objectives", "techniques", "search", "publish")
+IMMUTABLE = ("model", "data", "target", "constraints", "objectives", "metrics", "techniques", "search", "publish")
 
 
 def immutable(name: str) -> Rule:
@@ -147,6 +159,11 @@ def _has_step(spec: OptimizationJobSpec, name: str) -> bool:
 def _needs_calibration(spec: OptimizationJobSpec) -> bool:
     configs = [step.config for step in spec.techniques or []]
     return any(isinstance(config, Quantize) and QuantizeMethod.STATIC in config.method for config in configs)
+
+
+def _asked_cel(metric: Metric) -> str:
+    named = " || ".join(f"self.{field}.exists(x, x.metric == '{metric}')" for field in ("constraints", "objectives"))
+    return f"({named})"
 
 
 class OptimizationJobSpec(Spec):
@@ -170,6 +187,16 @@ class OptimizationJobSpec(Spec):
             "prune and distill need a PyTorch model",
             lambda s: s.model.format == SourceFormat.PYTORCH or not (_has_step(s, "prune") or _has_step(s, "distill")),
         ),
+        Rule(
+            f"!{_asked_cel(Metric.COST_PER_MILLION)} || has(self.metrics.pricePerHour)",
+            "costPerMillion needs metrics.pricePerHour, what an hour of the machine costs",
+            lambda s: Metric.COST_PER_MILLION not in s.asked() or s.metrics.price_per_hour is not None,
+        ),
+        Rule(
+            f"!{_asked_cel(Metric.CUSTOM)} || has(self.metrics.custom)",
+            "the metric custom needs metrics.custom, the function that computes it",
+            lambda s: Metric.CUSTOM not in s.asked() or s.metrics.custom is not None,
+        ),
     )
     model: ModelSource
     data: Data
@@ -181,6 +208,7 @@ class OptimizationJobSpec(Spec):
         max_length=4,
         description="What to prefer among the candidates that keep every promise.",
     )
+    metrics: Metrics = Field(Metrics(), description="How metrics are measured where there is a choice.")
     techniques: list[Step] | None = Field(
         None,
         min_length=1,
@@ -192,11 +220,17 @@ class OptimizationJobSpec(Spec):
     publish: Publish | None = Field(None, description="Left out: the winner stays in the store and is only named.")
     suspend: bool = Field(False, description="No new pod is started, and running ones are deleted, while true.")
 
+    def asked(self) -> list[Metric]:
+        """The metrics that promises and objectives name, promises first."""
+        named: Iterable[Constraint | Objective] = [*self.constraints, *self.objectives]
+        return list(dict.fromkeys(one.metric for one in named))
+
     def addresses(self) -> dict[str, str]:
         """Every address the spec names, by field."""
         sources = {"spec.model.uri": self.model.uri, "spec.model.code": self.model.code}
+        custom = {"spec.metrics.custom.code": self.metrics.custom.code if self.metrics.custom else None}
         splits = {f"spec.data.{name}.uri": split.uri for name, split in self.data.named().items()}
-        given = sources | splits | {"spec.publish.uri": self.publish.uri if self.publish else None}
+        given = sources | splits | custom | {"spec.publish.uri": self.publish.uri if self.publish else None}
         return {field: uri for field, uri in given.items() if uri}
 
 

@@ -5,13 +5,28 @@ These cross every boundary: a person writes them in a job, a pod receives them i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from trimtab.api.base import Pattern, Rule, Spec
-from trimtab.api.quantities import parse_duration, parse_percent, parse_quantity
+from trimtab.api.quantities import (
+    DECIMAL,
+    DURATION,
+    PERCENT,
+    QUANTITY,
+    parse_decimal,
+    parse_duration,
+    parse_percent,
+    parse_quantity,
+    show_decimal,
+    show_duration,
+    show_percent,
+    show_quantity,
+)
 
 URI = Pattern(r"^(file|pvc)://[^\s]+$", "a file:// or pvc:// address such as pvc://models/magika.onnx")
 NAME = Pattern(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "a Kubernetes name such as cpu-small")
@@ -52,23 +67,74 @@ class ComputeCapability(StrEnum):
 
 
 class Metric(StrEnum):
-    """What is measured: accuracy on the split, latency of one request in the engine, size of what the engine loads."""
+    """What is measured: quality on a split, then what an answer costs in the engine.
+
+    f1 is the mean over the classes, auroc the mean of one class against the rest, cosine the mean similarity of each
+    sample's outputs to those of the input model, which needs no labels. Latency is that of one request.
+    """
 
     ACCURACY = "accuracy"
+    TOP_K = "topK"
+    F1 = "f1"
+    AUROC = "auroc"
+    MSE = "mse"
+    MAE = "mae"
+    COSINE = "cosine"
+    CUSTOM = "custom"
     LATENCY_P50 = "latencyP50"
     LATENCY_P95 = "latencyP95"
+    LATENCY_P99 = "latencyP99"
+    THROUGHPUT = "throughput"
     SIZE = "size"
+    PEAK_MEMORY = "peakMemory"
+    COST_PER_MILLION = "costPerMillion"
 
 
-HIGHER_IS_BETTER = frozenset({Metric.ACCURACY})
-LATENCIES = frozenset({Metric.LATENCY_P50, Metric.LATENCY_P95})
+FRACTIONS = frozenset({Metric.ACCURACY, Metric.TOP_K, Metric.F1, Metric.AUROC, Metric.COSINE})
+QUALITY = FRACTIONS | {Metric.MSE, Metric.MAE, Metric.CUSTOM}
+LATENCIES = frozenset({Metric.LATENCY_P50, Metric.LATENCY_P95, Metric.LATENCY_P99})
+TIMED = LATENCIES | {Metric.THROUGHPUT, Metric.COST_PER_MILLION}
+"""What follows from the clock, and so is only a hint before the playoff."""
+BYTES = frozenset({Metric.SIZE, Metric.PEAK_MEMORY})
+HIGHER_IS_BETTER = FRACTIONS | {Metric.THROUGHPUT}
+"""A user's own metric says itself which way is better: ask `Metrics.higher_is_better`."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How people write a metric's values."""
+
+    pattern: Pattern
+    parse: Callable[[str], float]
+    show: Callable[[float], str]
+
+
+UNITS = {
+    FRACTIONS: Unit(PERCENT, parse_percent, show_percent),
+    LATENCIES: Unit(DURATION, parse_duration, show_duration),
+    BYTES: Unit(QUANTITY, parse_quantity, show_quantity),
+}
+PLAIN = Unit(DECIMAL, parse_decimal, show_decimal)
+"""Errors, samples per second, money: numbers without a unit."""
 
 
 def parse_metric(metric: Metric, text: str) -> float:
-    """A bound in the unit of its metric: a fraction, seconds or bytes."""
-    if metric in LATENCIES:
-        return parse_duration(text)
-    return parse_quantity(text) if metric == Metric.SIZE else parse_percent(text)
+    """A bound in the unit of its metric: a fraction, seconds, bytes, or a plain number. Raises ValueError."""
+    return _unit(metric).parse(text)
+
+
+def show_metric(metric: Metric, value: float) -> str:
+    """A value for people, in the unit of its metric."""
+    return _unit(metric).show(value)
+
+
+def _unit(metric: Metric) -> Unit:
+    return next((unit for metrics, unit in UNITS.items() if metric in metrics), PLAIN)
+
+
+def one_of(metrics: Iterable[Metric]) -> str:
+    """The CEL list of these metrics, for rules."""
+    return "[" + ", ".join(f"'{metric}'" for metric in Metric if metric in metrics) + "]"
 
 
 class ModelSource(Spec):
@@ -91,7 +157,7 @@ class ModelSource(Spec):
 
 
 class Split(Spec):
-    """A part of the data: an .npz file of arrays keyed by the model's input names, and `labels`."""
+    """A part of the data: an .npz file of arrays keyed by the model's input names, and perhaps `labels`."""
 
     uri: Uri = Field(description="An .npz file.")
 

@@ -55,6 +55,11 @@ def parse_quantity(text: str) -> float:
     return float(number) * _BYTES[text[len(number) :]]
 
 
+def parse_decimal(text: str) -> float:
+    """A plain number, such as `"0.5"`."""
+    return float(DECIMAL.check(text))
+
+
 def decimal(value: float) -> str:
     """A number for the API, without an exponent: a count as it is, a measurement to six significant digits."""
     return str(value) if isinstance(value, int) else format(PlainDecimal(f"{value:.6g}"), "f")
@@ -79,3 +84,8 @@ def show_quantity(size: float) -> str:
 def show_percent(fraction: float) -> str:
     """A fraction for people: `0.9531` is `95.3%`."""
     return f"{100 * fraction:.3g}%"
+
+
+def show_decimal(value: float) -> str:
+    """A plain number for people: `0.012345` is `0.01235`."""
+    return f"{value:.4g}"

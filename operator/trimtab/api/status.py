@@ -58,10 +58,11 @@ class CandidateStatus(Record):
     """One trial's model on one engine: what can be chosen."""
 
     engine: EngineName
-    metrics: dict[str, Decimal] = Field({}, description="By metric name, in fractions, seconds and bytes.")
+    metrics: dict[str, Decimal] = Field({}, description="By metric name: fractions, seconds, bytes, plain numbers.")
     time_ratio: Interval | None = Field(
         None, description="Median latency relative to the baseline, measured interleaved with it in the playoff."
     )
+    batch_ratio: Interval | None = Field(None, description="The same for a batch, where throughput is asked for.")
     outcome: Outcome | None = None
     message: str = ""
 
@@ -97,6 +98,11 @@ class Inspection(Record):
     operators: dict[str, int] = Field({}, description="How many nodes of each ONNX operator, most frequent first.")
     inputs: dict[str, str] = Field({}, description="Name to dtype and shape, such as float32[N,64].")
     size: int = Field(0, description="Bytes of the input model as ONNX.")
+    quality: Metric = Field(
+        Metric.ACCURACY,
+        description="The quality metric that counts: the first one named in constraints, else in objectives; where "
+        "none is named, what fits the data: accuracy for class labels, mse for numbers, cosine without labels.",
+    )
 
 
 class Best(Record):
@@ -107,7 +113,7 @@ class Best(Record):
     artifact: str
     name: str = Field("", description="Trial and engine in short, such as trial-2/ONNXRuntime or input/OpenVINO.")
     speed_up: Annotated[str, Field(description="Baseline time over the winner's, such as 1.52x.")] = ""
-    accuracy: str = ""
+    quality: Annotated[str, Field(description="The quality metric that counts, such as 95.3% accuracy.")] = ""
     size: str = ""
     message: str = ""
 
@@ -119,12 +125,13 @@ class Verdict(StrEnum):
 
 
 class Claim(Record):
-    """What was found on the holdout split: the accuracy of both models on the same samples."""
+    """What was found on the holdout split: the quality of both models on the same samples."""
 
+    metric: Metric = Metric.ACCURACY
     samples: int = 0
     baseline: Decimal = "0"
     winner: Decimal = "0"
-    drop: Interval | None = None
+    drop: Interval | None = Field(None, description="In points of a fraction, relative for other metrics.")
     verdict: Verdict
     message: str = ""
 

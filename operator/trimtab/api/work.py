@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer
 
 from trimtab.api.base import Record
 from trimtab.api.job import Constraint
-from trimtab.api.model import Data, EngineName, ModelSource, Target
+from trimtab.api.metrics import Metrics
+from trimtab.api.model import Data, EngineName, Metric, ModelSource, Target
 from trimtab.api.status import DECISIVE_OPERATORS, Claim, Hardware, Inspection, Interval
 from trimtab.api.techniques import Step
 
@@ -24,7 +25,7 @@ TASK_VARIABLE = "TRIMTAB_TASK"
 VOLUMES_VARIABLE = "TRIMTAB_VOLUMES"
 MESSAGE_VARIABLE = "TRIMTAB_TERMINATION_MESSAGE"
 MESSAGE_LIMIT = 4096
-FINALISTS_LIMIT = 16
+FINALISTS_LIMIT = 12
 OPERATORS_KEPT = 16
 """How many operators a compact Report has at least, where it cannot have all."""
 INVALID_INPUT_EXIT = 2
@@ -77,6 +78,9 @@ class Task(Record):
     winner: Finalist | None = None
     baseline: Finalist | None = Field(None, description="Publish: what the winner is compared with.")
     constraints: list[Constraint] = []
+    quality: Metric | None = Field(None, description="The quality metric that counts; unset: chosen by the data.")
+    measure: list[Metric] = Field([], description="What promises and objectives name.")
+    metrics: Metrics = Metrics()
     publish: str | None = None
 
 
@@ -97,15 +101,19 @@ class WorkError(Record):
     message: str
 
 
+Number = Annotated[float, PlainSerializer(lambda value: float(f"{value:.10g}"), when_used="json")]
+"""Ten digits: bytes stay whole, and the timings of a large playoff fit into a message."""
+
+
 class Measurement(Record):
-    """One model on one engine. Latency in seconds, size in bytes, accuracy a fraction."""
+    """One model on one engine: what the job needs of it, in fractions, seconds, bytes and plain numbers.
+
+    `size` is what the engine loads: the model's files, or the built plan.
+    """
 
     engine: EngineName
     executed: bool = Field(True, description="False: built for hardware that is not here.")
-    accuracy: float | None = None
-    latency_p50: float | None = None
-    latency_p95: float | None = None
-    size: int | None = Field(None, description="What the engine loads: the model's files, or the built plan.")
+    metrics: dict[Metric, Number] = {}
     note: str = ""
 
 
@@ -124,8 +132,8 @@ class Timing(Record):
     trial: int
     engine: EngineName
     ratio: Interval
-    latency_p50: float
-    latency_p95: float
+    batch_ratio: Interval | None = None
+    metrics: dict[Metric, Number] = Field({}, description="What was timed: latencies, and throughput where asked for.")
 
 
 class Report(Record):

@@ -15,8 +15,8 @@ from html import escape
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from trimtab.api.model import LATENCIES, Metric
-from trimtab.api.quantities import show_duration, show_percent, show_quantity
+from trimtab.api.model import FRACTIONS, Metric, show_metric
+from trimtab.api.quantities import show_duration, show_quantity
 from trimtab.api.report import Candidate, JobReport
 from trimtab.api.status import Interval, Outcome
 from trimtab.page.front import Front, front
@@ -132,9 +132,7 @@ def _measured(candidate: Candidate, metric: Metric) -> str:
 
 def _shown(value: str, metric: str) -> str:
     """A measurement for people, in the unit of its metric."""
-    if metric in LATENCIES:
-        return show_duration(float(value))
-    return show_quantity(float(value)) if metric == Metric.SIZE else show_percent(float(value))
+    return show_metric(Metric(metric), float(value))
 
 
 def _interval(interval: Interval) -> str:
@@ -154,7 +152,8 @@ def _floats(report: JobReport) -> dict[int, list[str]]:
 
 def _axis(report: JobReport) -> str:
     value = _measured(report.candidates[0], report.quality)
-    return f"{report.quality} in points above or below the input model's {value}"
+    unit = "points" if report.quality in FRACTIONS else "%"
+    return f"{report.quality} in {unit} better or worse than the input model's {value}"
 
 
 def _remarks(seen: Front) -> list[str]:

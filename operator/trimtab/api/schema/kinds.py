@@ -59,7 +59,7 @@ KINDS = (
             Column("State", ".status.state"),
             Column("Best", ".status.best.name"),
             Column("Speed-up", ".status.best.speedUp"),
-            Column("Accuracy", ".status.best.accuracy"),
+            Column("Quality", ".status.best.quality"),
             Column("Size", ".status.best.size"),
             AGE,
         ),
