@@ -59,7 +59,13 @@ def _parse(path: Path) -> list[Any]:
         return list(yaml.safe_load_all(path.read_text()))
     except OSError as error:
         raise Refused([f"{path}: cannot be read: {error.strerror}"]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise Refused([f"{path}: not YAML{line}: {getattr(error, 'problem', None) or 'unreadable text'}"]) from error
+    except yaml.MarkedYAMLError as error:
+        line = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise Refused([f"{path}: not YAML{line}: {error.problem}; write it again there"]) from error
+    except RecursionError:
+        raise Refused([f"{path}: nested too deeply for a manifest; write it again"]) from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise Refused([f"{path}: not YAML: it is not text; is it another file?"]) from None
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
+        # A value that looks like a date or a number and is none: PyYAML lets through what its conversions raise.
+        raise Refused([f"{path}: not YAML: {' '.join(str(error).split())}; quote the value"]) from error

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bad_inputs import make_samples
 from trimtab_jobs.data import Array, Split, Splits, check_disjoint, check_inputs, read_split
@@ -59,7 +61,7 @@ def _with_shortened_member(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "says"),
     [
-        (_as_npy, "not a whole .npz file .*numpy.savez"),
+        (_as_npy, "not a whole .npz file: .*numpy.savez"),
         (_with_note, "'readme.txt' is not a numpy array"),
         (_with_flipped_bytes, "array 'x' is damaged .*write the file again"),
         (_with_shortened_member, "array 'x' is damaged"),
@@ -115,3 +117,68 @@ def test_arrays_fit_the_model(array: Array, says: str | None) -> None:
     else:
         with pytest.raises(InvalidInput, match=f"^data.train: t.npz: .*{says}"):
             check_inputs(given, wanted)
+
+
+def _npz() -> bytes:
+    whole = io.BytesIO()
+    np.savez(whole, **make_samples(0, samples=4))
+    return whole.getvalue()
+
+
+def _zipped(header: str) -> bytes:
+    """An archive of one array with a header of our own."""
+    text, whole = header.encode() + b"\n", io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(96))
+    return whole.getvalue()
+
+
+GOOD = _npz()
+HEADERS = [
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 3), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (-4, 3), }",
+    "{'descr': '<f4', 'fortran_order': 2, 'shape': 3, }",
+    "{'descr': '|O', 'fortran_order': False, 'shape': (4, 3), }",
+    "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (4,), }",
+    "{'descr': '<M8[s]', 'fortran_order': False, 'shape': (4,), }",
+    "((((",
+    "[" * 5000,
+]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data") / "evaluation.npz"
+
+
+def assert_read_or_refused(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    where = said = f"data.evaluation: {file}: "
+    try:
+        read_split("evaluation", file)
+    except InvalidInput as refused:
+        said = str(refused)
+    assert said.startswith(where)
+
+
+@pytest.mark.filterwarnings("ignore:Reading `.npy`:UserWarning")
+@pytest.mark.parametrize("header", HEADERS, ids=lambda text: text[:70])
+def test_whatever_a_header_claims(file: Path, header: str) -> None:
+    assert_read_or_refused(file, _zipped(header))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=100), st.sampled_from([b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00"]))
+def test_any_bytes(file: Path, content: bytes, magic: bytes) -> None:
+    assert_read_or_refused(file, magic + content)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.integers(0, len(GOOD) - 1), st.integers(0, 255), max_size=6), st.integers(0, 40))
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+def test_any_damage(file: Path, bytes_at: dict[int, int], lost: int) -> None:
+    content = bytearray(GOOD)
+    for position, value in bytes_at.items():
+        content[position] = value
+    assert_read_or_refused(file, bytes(content[: len(content) - lost]))

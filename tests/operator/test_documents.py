@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from builders import job_dict
 from trimtab.documents import Refused, read_documents, read_job
@@ -74,3 +76,61 @@ def test_other_documents_in_the_file_are_passed_over(tmp_path: Path) -> None:
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="cannot be read: No such file"):
         read_job(tmp_path / "none.yaml")
+
+
+GOOD = yaml.safe_dump(job_dict())
+SNIPPETS = [
+    "2020-99-99", "2001-12-15T2:59:43.1+99:99", "1:x", "!!timestamp x", "!!int x", "!!float x", "!!bool x",
+    "!!binary x", "? {a: b}", "&a [*a]", "*x", "<<: 3", '"\\ud800"', ".nan", "1e999", "[" * 3000, "- " * 2000, "\x00",
+    "\u2028", "!!python/object:os.system", "%YAML 9.9\n---\n", "1: 2", '"a\\nb": 1',
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("documents") / "job.yaml"
+
+
+def assert_read_or_refused(file: Path, content: bytes) -> None:
+    """Never anything else, and every line of a refusal names the file."""
+    file.write_bytes(content)
+    lines: list[str] = []
+    try:
+        read_documents(file)
+    except Refused as refused:
+        lines = str(refused).splitlines()
+    assert all(line.startswith(f"{file}: ") for line in lines)
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda text: text[:20])
+def test_whatever_yaml_makes_of_a_value_it_is_refused_in_words(file: Path, snippet: str) -> None:
+    for text in (snippet, f"{GOOD}metadata: {snippet}\n", f"{GOOD}  {snippet}\n"):
+        assert_read_or_refused(file, text.encode())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes(file: Path, content: bytes) -> None:
+    assert_read_or_refused(file, content)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(SNIPPETS) | st.text(max_size=10), st.integers(0, len(GOOD)), st.integers(0, 30))
+def test_any_splice_into_a_good_manifest(file: Path, snippet: str, at: int, cut: int) -> None:
+    assert_read_or_refused(file, (GOOD[:at] + snippet + GOOD[at + cut :]).encode(errors="surrogatepass"))
+
+
+KEYS = st.text() | st.integers() | st.none()
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(sorted(job_dict()["spec"])), VALUES)
+def test_any_value_of_a_field(file: Path, field: str, value: object) -> None:
+    content = job_dict()
+    content["spec"][field] = value
+    assert_read_or_refused(file, yaml.safe_dump(content).encode(errors="surrogatepass"))

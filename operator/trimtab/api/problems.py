@@ -37,7 +37,7 @@ def _line(problem: Any, model: type[BaseModel]) -> str:
 def _path(location: tuple[str | int, ...]) -> str:
     text = ""
     for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+        text += f"[{part}]" if isinstance(part, int) else f".{part if part.isprintable() else repr(part)}"
     return text.removeprefix(".")
 
 
