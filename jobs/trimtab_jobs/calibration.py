@@ -1,8 +1,7 @@
 """How far each activation reaches: what static quantization must know of the data.
 
-Quantization is symmetric, so one threshold per tensor says everything: values beyond it are clipped. MinMax takes the
-largest magnitude seen. Percentile and Entropy clip outliers to spend the 127 levels on the rest; they count
-magnitudes in a histogram whose bins the first pass has fixed, so a second pass is all they need.
+MinMax takes the least and the largest value seen. Percentile and Entropy clip outliers, to spend the steps on the
+rest; they count magnitudes in a histogram whose bins the first pass has fixed, so a second pass is all they need.
 
 ONNX Runtime has calibrators too. Those of 1.31 keep every activation of every batch until the end, or, told to keep
 fewer, forget the others; their Entropy compares one threshold with itself, having as many bins as levels; and their
@@ -17,15 +16,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from trimtab.api.techniques import CalibrateMethod
 from trimtab_jobs.data import Array, Split
-from trimtab_jobs.engines.onnxruntime import session_options
+from trimtab_jobs.onnx_prepare import observe
 
 BINS = 2048
 LEVELS = 128
-"""What a symmetric INT8 tensor has on each side of zero."""
+"""What a symmetric INT8 tensor has on each side of zero, and a UINT8 one whose values are both has about as many."""
 STRIDE = 8
 """Entropy tries every eighth bin as a threshold: 241 candidates, 0.4% of the range apart."""
 EMPTY = 1e-4
@@ -33,22 +31,25 @@ EMPTY = 1e-4
 PERCENTILE = 0.99999
 
 
-def thresholds(
+def ranges(
     model: onnx.ModelProto, tensors: Sequence[str], split: Split, method: CalibrateMethod, threads: int
-) -> dict[str, float]:
-    """The clipping threshold of each named tensor of the graph."""
-    session = _observed(model, tensors, threads)
-    peaks = dict.fromkeys(tensors, 0.0)
+) -> dict[str, tuple[float, float]]:
+    """The range that each named tensor of the graph is clipped to; it includes zero."""
+    session = observe(model, tensors, threads)
+    reach = dict.fromkeys(tensors, (0.0, 0.0))
     for tensor, values in _activations(session, tensors, split):
-        peaks[tensor] = max(peaks[tensor], float(values.max(initial=0)), -float(values.min(initial=0)))
+        low, high = reach[tensor]
+        reach[tensor] = min(low, float(values.min(initial=0))), max(high, float(values.max(initial=0)))
     if method == CalibrateMethod.MINMAX:
-        return peaks
+        return reach
+    peaks = {tensor: max(-low, high) for tensor, (low, high) in reach.items()}
     histograms = {tensor: np.zeros(BINS, np.int64) for tensor in tensors}
     for tensor, values in _activations(session, tensors, split):
         bins = (np.abs(values) * (BINS / (peaks[tensor] or 1))).astype(np.intp)
         histograms[tensor] += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)  # faster than np.histogram
     clip = entropy if method == CalibrateMethod.ENTROPY else percentile
-    return {tensor: peaks[tensor] * clip(histogram) for tensor, histogram in histograms.items()}
+    limits = {tensor: peaks[tensor] * clip(histogram) for tensor, histogram in histograms.items()}
+    return {tensor: (max(low, -limits[tensor]), min(high, limits[tensor])) for tensor, (low, high) in reach.items()}
 
 
 def percentile(histogram: Array) -> float:
@@ -84,17 +85,6 @@ def _divergence(counts: Array, width: int) -> float:
     p, q = clipped / clipped.sum(), rounded / rounded.sum()
     seen = p > 0
     return float(np.sum(p[seen] * np.log(p[seen] / q[seen])))
-
-
-def _observed(model: onnx.ModelProto, tensors: Sequence[str], threads: int) -> Any:
-    """A session whose outputs are the named tensors."""
-    observed = onnx.ModelProto()
-    observed.CopyFrom(model)
-    del observed.graph.output[:]
-    observed.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in tensors)
-    return onnxruntime.InferenceSession(
-        observed.SerializeToString(), session_options(threads), ["CPUExecutionProvider"]
-    )
 
 
 def _activations(session: Any, tensors: Sequence[str], split: Split) -> Iterator[tuple[str, Array]]:

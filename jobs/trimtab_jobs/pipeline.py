@@ -15,7 +15,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -74,11 +74,7 @@ def run_steps(parent: str, steps: Sequence[Step], context: Context) -> tuple[str
         taken, cached = _take(parent, step, context)
         seconds = time.monotonic() - started
         log.info("%s: %s%s, %.1f s", step.technique, taken.note, " (from the cache)" if cached else "", seconds)
-        reports.append(
-            StepReport(
-                technique=step.technique, cached=cached, seconds=seconds, artifact=taken.artifact, note=taken.note
-            )
-        )
+        reports.append(StepReport(technique=step.technique, cached=cached, seconds=seconds, **asdict(taken)))
         parent = taken.artifact
     return _runnable(parent, context), reports
 
@@ -93,10 +89,10 @@ def convert(digest: str, to: ModelFormat, context: Context) -> str:
     if model.format == to:
         return digest
 
-    def work(out: Path, _: Callable[[str], None]) -> Model:
+    def work(out: Path) -> tuple[Model, str, list[str]]:
         from trimtab_jobs.convert import convert as converted
 
-        return converted(model, to, out, context.splits)
+        return converted(model, to, out, context.splits), "", []
 
     return _once(context.key(digest, "convert", to.value), work, context)[0].artifact
 
@@ -104,9 +100,12 @@ def convert(digest: str, to: ModelFormat, context: Context) -> str:
 def _take(parent: str, step: Step, context: Context) -> tuple[Cached, bool]:
     model, original = context.store.model(parent), context.store.model(context.original)
 
-    def work(out: Path, note: Callable[[str], None]) -> Model:
-        bench = Bench(out, original, context.splits, context.seed, context.hardware.threads, note, context.drop)
-        return TECHNIQUES[step.technique].load()(model, step.config, bench)
+    def work(out: Path) -> tuple[Model, str, list[str]]:
+        notes: list[str] = []
+        threads = context.hardware.threads
+        bench = Bench(out, original, context.splits, context.seed, threads, notes.append, context.drop)
+        made = TECHNIQUES[step.technique].load()(model, step.config, bench)
+        return made, "; ".join(notes), bench.float_layers
 
     key = context.key(parent, step.technique, step.config.wire(), _guards(step.config))
     return _once(key, work, context)
@@ -123,14 +122,13 @@ def _code() -> str:
     return cache_key([digest_file(file) for file in files])
 
 
-def _once(key: str, work: Callable[[Path, Callable[[str], None]], Model], context: Context) -> tuple[Cached, bool]:
-    """What `work` makes, from the cache if it was made before; and whether it was."""
+def _once(key: str, work: Callable[[Path], tuple[Model, str, list[str]]], context: Context) -> tuple[Cached, bool]:
+    """What `work` makes in an empty folder (the model, a note, layers left in floating point), from the cache if it
+    was made before; and whether it was."""
     if found := context.store.cached(key):
         return found, True
-    notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="trimtab-") as out:
-        made = work(Path(out), notes.append)
-        artifact = context.store.put(made.folder)
-    taken = Cached(artifact, "; ".join(notes))
+        made, note, float_layers = work(Path(out))
+        taken = Cached(context.store.put(made.folder), note, float_layers)
     context.store.remember(key, taken)
     return taken, False

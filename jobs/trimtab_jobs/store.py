@@ -4,7 +4,7 @@ Artifacts are named by the digest of their content, so writing one twice is writ
 the same model meet in the same folder. The cache says what a step once made of a parent.
 
     artifacts/<hex>/              a model's folder
-    cache/<hex>.json              {"artifact": ..., "note": ...}
+    cache/<hex>.json              {"artifact": ..., "note": ..., "float_layers": [...]}
     reports/<job uid>/<stage>-<trial>.json
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -89,6 +89,7 @@ class Cached:
 
     artifact: str
     note: str
+    float_layers: list[str] = field(default_factory=list)
 
 
 class Store:

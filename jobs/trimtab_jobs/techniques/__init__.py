@@ -9,7 +9,7 @@ techniques never import each other.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,8 @@ class Bench:
     drop: Callable[[Session], float]
     """How much quality a loaded model loses on the evaluation split against the original, as a fraction: 0.01 is one
     point. Only for a technique whose config sets `max_drop`: the cache knows by that that evaluation was read."""
+    float_layers: list[str] = field(default_factory=list)
+    """To be filled with the layers in scope that stay in floating point to keep the quality; listed in the report."""
 
 
 Function = Callable[["Model", Any, Bench], "Model"]

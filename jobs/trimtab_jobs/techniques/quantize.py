@@ -1,42 +1,60 @@
-"""Post-training INT8 quantization of an ONNX model, by onnxruntime.quantization.
+"""Post-training INT8 quantization of an ONNX model, static or dynamic, as much of it as keeps the quality.
 
-Static gives every engine one form: activations and weights signed and symmetric, weights in the file as INT8 behind a
-DequantizeLinear (a quarter of the size; Q/DQ pairs around FLOAT32 weights gained nothing, in TensorRT neither), biases
-left in FLOAT32, because TensorRT refuses INT32 ones and ONNX Runtime quantizes them itself as it loads. Dynamic has
-integer operators that TensorRT does not know.
+Static takes the range of every activation from data and writes Q/DQ pairs (`trimtab_jobs.qdq`), which every engine
+understands. Dynamic measures ranges at run time, in operators of ONNX Runtime's own that TensorRT does not know; it
+needs no data, and is better where activations of one sample and another differ much.
 
 x86 without VNNI adds products of 8 bits in 16 and saturates without a word: a small CNN of 99.4% accuracy fell to
-82.1% in ONNX Runtime on an AVX2-only machine. With weights of 7 bits it kept its 99.4% and its speed. So weights
-get 7 bits where the CPU that quantizes has no VNNI.
+82.1% in ONNX Runtime on an AVX2-only machine. With weights of 7 bits it kept its 99.4% and its speed. Unsigned
+weights take another kernel, which neither saturates nor is fast: 0.95 of FP32's time where signed ones took 0.65. So
+`Auto` gives signed weights 7 bits where the CPU that quantizes has no VNNI.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Set
+from collections.abc import Callable, Collection, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import onnx
-import onnx.version_converter
-from onnx import numpy_helper
+from onnx import NodeProto
 from onnxruntime import quantization
-from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry, QLinearOpsRegistry
+from onnxruntime.quantization.registry import IntegerOpsRegistry
 
-from trimtab.api.model import ModelFormat
-from trimtab.api.techniques import OperatorScope, Quantize, QuantizeMethod, chosen
-from trimtab_jobs.calibration import thresholds
-from trimtab_jobs.errors import NotApplicable
+from trimtab.api.model import EngineName
+from trimtab.api.quantities import parse_percent
+from trimtab.api.techniques import (
+    IntegerType,
+    OperatorScope,
+    Quantize,
+    QuantizeMethod,
+    ReduceRange,
+    chosen,
+    chosen_int,
+)
+from trimtab_jobs import qdq
+from trimtab_jobs.calibration import ranges
+from trimtab_jobs.engines import EngineOptions, Session, engine
+from trimtab_jobs.errors import InvalidInput, NotApplicable
 from trimtab_jobs.hardware import hardware
+from trimtab_jobs.mixed_precision import fewest, ranked
 from trimtab_jobs.model import ONNX_FILE, Model
+from trimtab_jobs.onnx_graph import save
+from trimtab_jobs.onnx_prepare import float_tensors, prepare
 from trimtab_jobs.techniques import Bench
 
-OPSET = 13
-"""The first whose QuantizeLinear can have a scale per channel."""
-COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+PRODUCTS = frozenset({"Attention", "Gemm", "LSTM", "MatMul"})
+SCOPES = {
+    OperatorScope.ALL: CONVOLUTIONS | PRODUCTS | qdq.ALONE | {*IntegerOpsRegistry},
+    OperatorScope.COMPUTE: CONVOLUTIONS | PRODUCTS,
+    OperatorScope.CONV: CONVOLUTIONS,
+    OperatorScope.MATMUL: PRODUCTS,
+}
 KNOWN = {
-    QuantizeMethod.STATIC: frozenset({*QDQRegistry, *QLinearOpsRegistry}),
+    QuantizeMethod.STATIC: qdq.LAYERS | qdq.ALONE,
     QuantizeMethod.DYNAMIC: frozenset({*IntegerOpsRegistry, "Gemm"}),
 }
 INTEGER_FORMS = {
@@ -46,127 +64,150 @@ INTEGER_FORMS = {
     "QAttention": "Attention",
 }
 """What Dynamic makes of an operator, after it made every Gemm a MatMul."""
+WEIGHT_TYPES = {IntegerType.INT8: quantization.QuantType.QInt8, IntegerType.UINT8: quantization.QuantType.QUInt8}
+
+Build = Callable[[Collection[str]], onnx.ModelProto]
+"""Makes the model in which the nodes of these names are quantized."""
 
 
 def quantize(model: Model, config: Quantize, bench: Bench) -> Model:
-    """Write the INT8 model to `bench.out`. Raises NotApplicable where there is nothing to quantize."""
-    method = chosen(config.method)
-    prepared = _prepare(model.onnx)
-    present = _present(prepared.graph, KNOWN[method], chosen(config.operator_scope))
-    run = {QuantizeMethod.STATIC: _static, QuantizeMethod.DYNAMIC: _dynamic}[method]
-    result = run(prepared, sorted(present), config, bench)
-    quantized = _quantized(result.graph, present)
+    """Write the INT8 model to `bench.out`.
+
+    Raises NotApplicable where there is nothing to quantize, no kernel for the types, or nothing left of it that keeps
+    `max_drop`; InvalidInput where `ignored_layers` names no node.
+    """
+    _check_types(config)
+    prepared = prepare(model.onnx)
+    network = qdq.Network(prepared, float_tensors(prepared))
+    nodes = _in_scope(network, config)
+    build = _BUILDERS[chosen(config.method)](network, [node.name for node in nodes], config, bench)
+    kept, result = _guarded(model, nodes, build, config, bench)
+    operators = {node.op_type for node in kept}
+    quantized = _quantized(result.graph, operators)
     if not quantized:
-        raise NotApplicable(f"quantize: ONNX Runtime left every {', '.join(present)} as it was")
-    onnx.save(result, bench.out / ONNX_FILE)
-    bench.note(_note(quantized, present))
-    return Model(bench.out, ModelFormat.ONNX).save_manifest()
+        raise NotApplicable(f"quantize: ONNX Runtime left every {', '.join(sorted(operators))} as it was")
+    bench.float_layers.extend(node.name for node in nodes if node not in kept)
+    bench.note(_note(quantized, nodes, len(nodes) - len(kept), config))
+    return save(result, bench.out)
 
 
-def _prepare(source: Path) -> onnx.ModelProto:
-    """The model with a new enough opset, constants folded, and the type of every tensor known."""
-    model = _upgrade(onnx.load(source))
-    del model.graph.value_info[:]  # torch describes weights here too, which Dynamic transposes and then trips over
-    with TemporaryDirectory() as scratch:
-        given, prepared = Path(scratch, "given.onnx"), Path(scratch, "prepared.onnx")
-        onnx.save(model, given)
-        # Symbolic inference gives up on magika, imports torch where there is one, and finds shapes; here types do.
-        quantization.quant_pre_process(given, prepared, skip_symbolic_shape=True)
-        model = onnx.load(prepared)
-    _flatten_biases(model.graph)
-    return model
+def _check_types(config: Quantize) -> None:
+    activation, weight = chosen(config.activation_type), chosen(config.weight_type)
+    if chosen(config.method) == QuantizeMethod.DYNAMIC:
+        if activation != IntegerType.UINT8:
+            raise NotApplicable("quantize: Dynamic makes activations UInt8 at run time: leave Int8 to Static")
+    elif (activation, weight) == (IntegerType.INT8, IntegerType.UINT8):
+        raise NotApplicable("quantize: no engine has kernels for Int8 activations with UInt8 weights: leave one out")
 
 
-def _upgrade(model: onnx.ModelProto) -> onnx.ModelProto:
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), OPSET)
-    if opset >= OPSET:
-        return model
-    try:
-        return onnx.version_converter.convert_version(model, OPSET)
-    except Exception as error:  # ConvertError, or RuntimeError with the C++ assertion that failed
-        why = str(error).rpartition(" failed: ")[2]
-        raise NotApplicable(
-            f"quantize: the model has opset {opset}, quantization needs {OPSET}, and onnx cannot convert it ({why}): "
-            f"export it with opset {OPSET} or newer"
-        ) from error
+def _in_scope(network: qdq.Network, config: Quantize) -> list[NodeProto]:
+    """The nodes to quantize."""
+    _check_ignored(network, config.ignored_layers)
+    method = chosen(config.method)
+    operators = SCOPES[chosen(config.operator_scope)] & KNOWN[method]
+    able = network.quantizable if method == QuantizeMethod.STATIC else network.weighted
+    named = [node for node in network.model.graph.node if node.op_type in operators]
+    found = [node for node in named if able(node) and node.name not in config.ignored_layers]
+    if not found:
+        raise NotApplicable(f"quantize: the model has none of {', '.join(sorted(operators))} that can be quantized")
+    return found
 
 
-def _flatten_biases(graph: onnx.GraphProto) -> None:
-    """Give each Gemm a bias of shape [N]: the quantizer fails on [1, N], which ONNX Runtime's own fusions make."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Gemm" and {*node.input[1:3]} <= constants.keys() and len(node.input) == 3:
-            transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-            channels = constants[node.input[1]].dims[0 if transposed else 1]
-            bias = numpy_helper.to_array(constants[node.input[2]])
-            if bias.shape != (channels,):
-                node.input[2] += "_flat"
-                flat = np.broadcast_to(bias.reshape(-1), channels)
-                graph.initializer.append(numpy_helper.from_array(flat, node.input[2]))
+def _check_ignored(network: qdq.Network, ignored: Sequence[str]) -> None:
+    names = [node.name for node in network.model.graph.node]
+    for name in ignored:
+        if name not in names:
+            near = ", ".join(get_close_matches(name, names, cutoff=0.0)) or "none"
+            raise InvalidInput(f"quantize.ignoredLayers: the model has no node {name!r}: the nearest names are {near}")
 
 
-def _present(graph: onnx.GraphProto, known: Set[str], scope: OperatorScope) -> Counter[str]:
-    """How many nodes there are of each operator to quantize."""
-    wanted = known & COMPUTE if scope == OperatorScope.COMPUTE else known
-    present = Counter(node.op_type for node in graph.node if node.op_type in wanted)
-    if not present:
-        raise NotApplicable(f"quantize: the model has none of {', '.join(sorted(wanted))}")
-    return present
-
-
-def _static(prepared: onnx.ModelProto, operators: list[str], config: Quantize, bench: Bench) -> onnx.ModelProto:
-    found = thresholds(
-        prepared,
-        _activations(prepared.graph, operators),
-        bench.splits.calibration,
-        chosen(config.calibrate_method),
-        bench.threads,
-    )
-    ranges = {tensor: (np.float32(-threshold), np.float32(threshold)) for tensor, threshold in found.items()}
-    quantizer = quantization.QDQQuantizer(
-        prepared,
+def _static(network: qdq.Network, names: Sequence[str], config: Quantize, bench: Bench) -> Build:
+    scheme = qdq.Scheme(
+        activation=chosen(config.activation_type),
+        weight=chosen(config.weight_type),
         per_channel=chosen(config.per_channel),
-        reduce_range=_saturates(hardware().flags),
-        weight_qType=quantization.QuantType.QInt8,
-        activation_qType=quantization.QuantType.QInt8,
-        tensors_range=quantization.TensorsData(quantization.CalibrationMethod.MinMax, ranges),
-        nodes_to_quantize=[],
-        nodes_to_exclude=[],
-        op_types_to_quantize=operators,
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+        bits=7 if _reduced(config) else 8,
     )
-    quantized: onnx.ModelProto = quantizer.quantize_model()
-    _give_scalars_an_axis(quantized.graph)
-    return quantized
+    samples = bench.splits.calibration.spread(chosen_int(config.calibration_samples))
+    tensors = sorted(qdq.plan(network, names, scheme).tensors)
+    found = ranges(network.model, tensors, samples, chosen(config.calibrate_method), bench.threads)
+    return lambda kept: qdq.quantized(network, qdq.plan(network, kept, scheme), found)
 
 
-def _give_scalars_an_axis(graph: onnx.GraphProto) -> None:
-    """Shape [1] for INT8 constants of shape []: they broadcast the same, and TensorRT refuses to reshape them."""
-    dequantized = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    for tensor in graph.initializer:
-        if tensor.name in dequantized and not tensor.dims:
-            tensor.dims.append(1)
+def _dynamic(network: qdq.Network, names: Sequence[str], config: Quantize, bench: Bench) -> Build:
+    del bench  # it needs no data
+    nodes = {node.name: node for node in network.model.graph.node}
+    operators = {nodes[name].op_type for name in names}
+
+    def build(kept: Collection[str]) -> onnx.ModelProto:
+        model = onnx.ModelProto()
+        model.CopyFrom(network.model)
+        with TemporaryDirectory() as scratch:
+            path = Path(scratch, ONNX_FILE)
+            quantization.quantize_dynamic(
+                model,
+                path,
+                op_types_to_quantize=sorted(operators | ({"MatMul"} if "Gemm" in operators else set())),
+                # It makes a Gemm a MatMul of another name before it asks.
+                nodes_to_exclude=[same for name in nodes if name not in kept for same in (name, f"{name}_MatMul")],
+                per_channel=chosen(config.per_channel),
+                reduce_range=_reduced(config),
+                weight_type=WEIGHT_TYPES[chosen(config.weight_type)],
+            )
+            return onnx.load(path)
+
+    return build
 
 
-def _dynamic(prepared: onnx.ModelProto, operators: list[str], config: Quantize, bench: Bench) -> onnx.ModelProto:
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch, ONNX_FILE)
-        quantization.quantize_dynamic(
-            prepared,
-            path,
-            op_types_to_quantize=[*operators, "MatMul"] if "Gemm" in operators else operators,
-            per_channel=chosen(config.per_channel),
-            reduce_range=_saturates(hardware().flags),
+_BUILDERS = {QuantizeMethod.STATIC: _static, QuantizeMethod.DYNAMIC: _dynamic}
+
+
+def _guarded(
+    model: Model, nodes: list[NodeProto], build: Build, config: Quantize, bench: Bench
+) -> tuple[list[NodeProto], onnx.ModelProto]:
+    """The nodes that stay quantized, and the model: all of them, or as many as keep `max_drop`."""
+    if config.max_drop is None:
+        return nodes, build([node.name for node in nodes])
+    order: list[str] = []
+
+    def reverted(count: int) -> list[NodeProto]:
+        if count and not order:
+            order.extend(_order(model, nodes, build, bench))
+        return [node for node in nodes if node.name not in order[:count]]
+
+    def holds(count: int) -> bool:
+        candidate = _load(build([node.name for node in reverted(count)]), bench)
+        return bench.drop(candidate) <= parse_percent(config.max_drop or "0%")
+
+    count = fewest(len(nodes), holds, config.max_evaluations)
+    if count is None:
+        raise NotApplicable(
+            f"quantize: in {config.max_evaluations} evaluations no choice of layers to leave in floating point loses "
+            f"at most {config.max_drop}: allow more, or quantize less with operatorScope"
         )
-        return onnx.load(path)
+    return reverted(count), build([node.name for node in reverted(count)])
 
 
-def _activations(graph: onnx.GraphProto, operators: Collection[str]) -> list[str]:
-    """The FLOAT32 tensors that nodes of these operators read or write, weights left out."""
-    described = (*graph.input, *graph.value_info, *graph.output)
-    floats = {value.name for value in described if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
-    touched = {name for node in graph.node if node.op_type in operators for name in (*node.input, *node.output)}
-    return sorted(touched & floats - {tensor.name for tensor in graph.initializer})
+def _order(model: Model, nodes: Sequence[NodeProto], build: Build, bench: Bench) -> list[str]:
+    """The nodes' names, those whose quantization costs most first."""
+    original = engine(EngineName.ONNXRUNTIME).load(model, EngineOptions(bench.threads))
+    names = [node.name for node in nodes]
+    return ranked(names, original, lambda name: _load(build([name]), bench), bench.splits.evaluation)
+
+
+def _load(candidate: onnx.ModelProto, bench: Bench) -> Session:
+    with TemporaryDirectory() as scratch:
+        saved = save(candidate, Path(scratch))
+        return engine(EngineName.ONNXRUNTIME).load(saved, EngineOptions(bench.threads))
+
+
+def _reduced(config: Quantize) -> bool:
+    """Whether weights get 7 bits."""
+    match chosen(config.reduce_range):
+        case ReduceRange.AUTO:
+            return chosen(config.weight_type) == IntegerType.INT8 and _saturates(hardware().flags)
+        case setting:
+            return setting == ReduceRange.ALWAYS
 
 
 def _saturates(flags: Collection[str]) -> bool:
@@ -184,7 +225,14 @@ def _quantized(graph: onnx.GraphProto, operators: Collection[str]) -> Counter[st
     return Counter(name for name in names if name in {*operators, "MatMul"})
 
 
-def _note(quantized: Counter[str], present: Counter[str]) -> str:
-    counts = ", ".join(f"{count} {operator}" for operator, count in sorted(quantized.items()))
-    bits = "; weights of 7 bits, as this CPU has no VNNI" if _saturates(hardware().flags) else ""
-    return f"{counts} in INT8, of {present.total()} nodes in scope{bits}"
+def _counts(operators: Counter[str]) -> str:
+    return ", ".join(f"{count} {operator}" for operator, count in sorted(operators.items()))
+
+
+def _note(quantized: Counter[str], nodes: Sequence[NodeProto], reverted: int, config: Quantize) -> str:
+    said = [f"{_counts(quantized)} in INT8, of {len(nodes)} nodes in scope"]
+    if reverted:
+        said.append(f"{reverted} of them left in floating point to lose at most {config.max_drop}")
+    if _reduced(config):
+        said.append("weights of 7 bits" + (", as this CPU has no VNNI" if _saturates(hardware().flags) else ""))
+    return "; ".join(said)

@@ -18,7 +18,7 @@ from pydantic import Field
 from pydantic.alias_generators import to_camel
 
 from trimtab.api.base import Rule, Spec, exactly_one, exactly_one_cel
-from trimtab.api.quantities import Decimal
+from trimtab.api.quantities import Decimal, Percent
 
 T = TypeVar("T")
 
@@ -165,10 +165,23 @@ class QuantizeMethod(StrEnum):
 
 
 class OperatorScope(StrEnum):
-    """Which operators are quantized. `Compute` is Conv, ConvTranspose, MatMul and Gemm: where the time goes."""
+    """Which operators are quantized."""
 
     ALL = "All"
     COMPUTE = "Compute"
+    CONV = "Conv"
+    MATMUL = "MatMul"
+
+
+class IntegerType(StrEnum):
+    INT8 = "Int8"
+    UINT8 = "UInt8"
+
+
+class ReduceRange(StrEnum):
+    AUTO = "Auto"
+    ALWAYS = "Always"
+    NEVER = "Never"
 
 
 class CalibrateMethod(StrEnum):
@@ -185,13 +198,41 @@ class Quantize(Spec):
         [QuantizeMethod.STATIC],
         description="Static takes activation ranges from the calibration split; Dynamic measures them at run time.",
     )
+    activation_type: Choice[IntegerType] = Field(
+        [IntegerType.UINT8],
+        description="UInt8 spends its steps on the range seen, and CPUs are fastest with it. Int8 is symmetric: the "
+        "only one that TensorRT takes. Dynamic has UInt8 only.",
+    )
+    weight_type: Choice[IntegerType] = Field(
+        [IntegerType.INT8],
+        description="UInt8 keeps all 8 bits without saturating on a CPU without VNNI, and is slower there.",
+    )
+    reduce_range: Choice[ReduceRange] = Field(
+        [ReduceRange.AUTO],
+        description="Weights of 7 bits. Auto: where a CPU without VNNI would saturate on Int8 weights of 8.",
+    )
     operator_scope: Choice[OperatorScope] = Field(
         [OperatorScope.ALL, OperatorScope.COMPUTE],
-        description="All quantizes every operator the quantizer knows; Compute only Conv, ConvTranspose, MatMul, Gemm.",
+        description="Compute quantizes what has weights: Conv, ConvTranspose, MatMul, Gemm, and LSTM and Attention "
+        "where Dynamic; Conv and MatMul only the convolutions or the others of these. All adds elementwise operators.",
+    )
+    ignored_layers: list[Annotated[str, Field(max_length=256)]] = Field(
+        [], max_length=64, description="Nodes, by name, that stay in floating point."
     )
     per_channel: Choice[bool] = Field([True], description="One weight scale per output channel instead of per tensor.")
     calibrate_method: Choice[CalibrateMethod] = Field(
         [CalibrateMethod.MINMAX], description="How Static turns observed activations into a range."
+    )
+    calibration_samples: IntRange = Field(
+        fixed_int(300), description="How many samples, spread over the calibration split, Static observes at most."
+    )
+    max_drop: Percent | None = Field(
+        None,
+        description="Layers whose quantization costs most go back to floating point until no more than this is lost on "
+        "the evaluation split.",
+    )
+    max_evaluations: int = Field(
+        12, ge=1, le=100, description="How often the evaluation split may be run through a model to keep maxDrop."
     )
 
 

@@ -169,7 +169,10 @@ class Report(Record):
         for name, cut in _CUTS.items():
             if len(text.encode()) <= MESSAGE_LIMIT:
                 return text
-            report = report.model_copy(update=cut(report) | {"truncated": [*report.truncated, name]})
+            shorter = report.model_copy(update=cut(report))
+            if shorter == report:
+                continue
+            report = shorter.model_copy(update={"truncated": [*report.truncated, name]})
             text = report._json()
         if len(text.encode()) > MESSAGE_LIMIT:
             raise ValueError(f"a report of {len(text.encode())} bytes does not fit {MESSAGE_LIMIT}")
@@ -194,6 +197,10 @@ def _without_inputs(report: Report) -> dict[str, Any]:
     return {"inspection": inspection and inspection.model_copy(update={"inputs": {}})}
 
 
+def _without_float_layers(report: Report) -> dict[str, Any]:
+    return {"steps": [step.model_copy(update={"float_layers": []}) for step in report.steps]}
+
+
 def _without_versions(report: Report) -> dict[str, Any]:
     hardware = report.hardware
     return {"hardware": hardware and hardware.model_copy(update={"versions": {}})}
@@ -209,6 +216,7 @@ def _short_error(report: Report) -> dict[str, Any]:
 
 
 _CUTS: dict[str, Callable[[Report], dict[str, Any]]] = {
+    "floatLayers": _without_float_layers,
     "operators": _fewer_operators,
     "versions": _without_versions,
     "steps": lambda report: {"steps": []},
