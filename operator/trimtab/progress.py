@@ -7,8 +7,9 @@ from typing import TextIO
 from trimtab.api.job import OptimizationJobSpec
 from trimtab.api.model import Metric
 from trimtab.api.status import OptimizationJobStatus, TrialState
+from trimtab.candidates import candidates
 from trimtab.decisions import Event
-from trimtab.select import candidates, finalists
+from trimtab.select import finalists
 
 
 class Lines:

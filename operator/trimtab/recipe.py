@@ -23,8 +23,6 @@ from trimtab.api.techniques import CalibrateMethod, OperatorScope, Quantize, Qua
 from trimtab.search import Exploration
 from trimtab.space import Point, fix, locate, span
 
-ORDER = ("quantize",)
-"""The order of the steps in every alternative."""
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "com.microsoft:FusedConv"})
 PRODUCTS = frozenset({"MatMul", "Gemm", "com.microsoft:FusedMatMul"})
 RECURRENCES = frozenset({"LSTM", "GRU", "RNN"})
@@ -79,7 +77,7 @@ def _derived(job: OptimizationJob) -> Recipe:
 def recipe(inspection: Inspection, target: Target, hardware: Hardware, constraints: Sequence[Constraint]) -> Recipe:
     """The alternatives for a model: their pipeline, and a point of its space for each."""
     pipelines = list(_alternatives(_look(inspection)))
-    steps = span(pipelines, ORDER)
+    steps = span(pipelines)
     return Recipe(steps, tuple(p for p in (locate(steps, one) for one in pipelines) if p is not None))
 
 

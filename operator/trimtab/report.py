@@ -28,10 +28,10 @@ from trimtab.api.status import (
 )
 from trimtab.api.techniques import Step
 from trimtab.api.work import JobIdentity, Report
+from trimtab.candidates import candidate_name, quality
 from trimtab.conditions import find, is_true
 from trimtab.loading import loading
 from trimtab.recipe import explore
-from trimtab.select import candidate_name, quality
 from trimtab.space import fix
 
 

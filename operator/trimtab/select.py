@@ -1,9 +1,14 @@
 """Which candidates keep every promise, which of them is the best, and why the others are not.
 
-Pure arithmetic on a status. A candidate is one trial's model on one engine; trial 0 is the input model. Every one ends
-with a named outcome and a reason a person understands. Times are compared as ratios to the baseline from the playoff
-(median latency, and what it costs, by the ratio of single requests, throughput by that of batches), and a candidate
-that is not faster beyond its own interval does not beat the input model.
+Pure arithmetic on a status: every candidate ends with a named outcome and a reason a person understands. Times are
+compared as ratios to the baseline from the playoff (median latency, and what it costs, by the ratio of single
+requests, throughput by that of batches).
+
+A bootstrap interval says how much a ratio would vary over the rounds of one playoff, and not what two sessions of one
+file differ by: here such a pair measured 0.97 and 1.02. That is what the control, the baseline against itself, shows:
+its distance from 1 is this playoff's noise. A candidate beats the input model only beyond its own interval and
+the noise together, and candidates that are closer to the fastest than the noise are as fast as it: the next objective,
+the quality and the size choose among them, in this order.
 """
 
 from __future__ import annotations
@@ -11,66 +16,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimtab.api.job import Constraint, Objective, OptimizationJobSpec
+from trimtab.api.job import Objective, OptimizationJobSpec
 from trimtab.api.metrics import Goal
-from trimtab.api.model import TIMED, Metric, parse_metric, show_metric
-from trimtab.api.quantities import parse_percent, show_percent
-from trimtab.api.status import Best, CandidateStatus, Interval, OptimizationJobStatus, Outcome, TrialState, TrialStatus
+from trimtab.api.model import TIMED, Metric, show_metric
+from trimtab.api.status import Best, Interval, OptimizationJobStatus, Outcome, TrialStatus
 from trimtab.api.work import FINALISTS_LIMIT, Finalist
+from trimtab.candidates import Candidate, Miss, candidate_name, candidates, find_misses, quality
 
 QUICK_SLACK = 1.0
 """How far a bound on time may be missed before the playoff: a trial times its model beside others, as a hint."""
-NO_SCALE = 0.01
-"""What a miss is relative to where the bound is 0: a point, of a fraction."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A trial and one of its engines."""
-
-    trial: TrialStatus
-    entry: CandidateStatus
-    reference: CandidateStatus
-    """The input model on the first engine."""
-
-    @property
-    def name(self) -> str:
-        return candidate_name(self.trial, self.entry)
-
-    @property
-    def finalist(self) -> Finalist:
-        return Finalist(trial=self.trial.index, engine=self.entry.engine, artifact=self.trial.artifact)
-
-    @property
-    def measured(self) -> bool:
-        """Whether the engine ran here; a TensorRT plan without a GPU was only built."""
-        return bool(self.entry.metrics.keys() & TIMED)
-
-    def value(self, metric: Metric) -> float:
-        """What candidates are compared by, in fractions, seconds, bytes and plain numbers.
-
-        What the playoff timed is its ratio to the baseline's: the medians of two models differ by the noise of their
-        moments too, while a ratio is paired. Tails have no ratio of their own.
-        """
-        ratio = self.ratio(metric)
-        if ratio is None or metric in (Metric.LATENCY_P95, Metric.LATENCY_P99):
-            return self.entry.metric(metric)
-        times = float(ratio.estimate)
-        return self.reference.metric(metric) * (1 / times if metric == Metric.THROUGHPUT else times)
-
-    def ratio(self, metric: Metric) -> Interval | None:
-        """The playoff's ratio of times that tells whether a metric is better beyond noise; None for other metrics."""
-        if metric not in TIMED:
-            return None
-        return self.entry.batch_ratio if metric == Metric.THROUGHPUT else self.entry.time_ratio
-
-
-@dataclass(frozen=True)
-class Miss:
-    """A promise that is not kept. `excess` is relative to the bound, so that misses of two metrics compare."""
-
-    text: str
-    excess: float
+HOPELESS = 2.0
+"""How many times worse than the best a trial's own timing may be for the playoff to look again."""
+LEAST_NOISE = 0.01
+"""A control that happens to be exact does not make a machine so."""
 
 
 @dataclass(frozen=True)
@@ -83,45 +41,33 @@ class Selection:
     nearest_miss: str
 
 
-def candidate_name(trial: TrialStatus, entry: CandidateStatus) -> str:
-    model = "input model" if trial.index == 0 else f"trial {trial.index}"
-    return f"{model} on {entry.engine}"
-
-
-def candidates(status: OptimizationJobStatus) -> list[Candidate]:
-    """Every measured or built candidate, in the order of trials and engines. The first is the baseline."""
-    reference = status.trials[0].candidates[0]
-    done = (t for t in status.trials if t.state == TrialState.SUCCEEDED)
-    return [Candidate(trial, entry, reference) for trial in done for entry in trial.candidates]
-
-
-def quality(status: OptimizationJobStatus) -> Metric:
-    """The quality metric that counts."""
-    return status.inspection.quality if status.inspection else Metric.ACCURACY
-
-
 def finalists(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> list[Finalist]:
     """What the playoff measures: the baseline, then the candidates that may win, the most promising first."""
-    baseline, *others = candidates(status)
-    hopeful = [c for c in others if c.measured and not _misses(spec, c, slack=QUICK_SLACK)]
+    everyone = candidates(status)
+    twins = _twins(everyone)
+    baseline, *others = [c for c in everyone if c.measured and c.name not in twins]
+    hopeful = [c for c in others if not find_misses(spec, c, slack=QUICK_SLACK)]
     hopeful.sort(key=lambda c: _preference(spec.objectives, c))
+    rivals = [*hopeful[:1], *([] if find_misses(spec, baseline) else [baseline])]
+    hopeful = [c for c in hopeful if all(_near(spec.objectives[0], c, rival, HOPELESS) for rival in rivals)]
     return [c.finalist for c in (baseline, *hopeful)][:FINALISTS_LIMIT]
 
 
 def select(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> Selection:
     """The winner and everybody's outcome, from the playoff's measurements."""
     everyone = candidates(status)
-    baseline = everyone[0]
-    misses = {c.name: _misses(spec, c) for c in everyone if c.measured}
-    feasible = [c for c in everyone if c.measured and not misses[c.name]]
-    contenders = _contenders(spec, feasible, baseline)
-    winner = min(contenders, key=lambda c: _preference(spec.objectives, c), default=None)
-    field = _Field(contenders, winner, (*(o.metric for o in spec.objectives), quality(status), Metric.SIZE))
-    verdicts = {c.name: _verdict(spec, c, misses.get(c.name, []), field) for c in everyone}
+    baseline, twins, noise = everyone[0], _twins(everyone), _noise(status)
+    misses = {c.name: find_misses(spec, c) for c in everyone if c.measured and c.name not in twins}
+    feasible = [c for c in everyone if misses.get(c.name) == []]
+    field = _field(spec, status, _contenders(spec, feasible, baseline, noise), noise)
+    verdicts = {
+        c.name: _same_model(twins[c.name]) if c.name in twins else _verdict(spec, c, misses.get(c.name, []), field)
+        for c in everyone
+    }
     return Selection(
         trials=tuple(_judged(trial, verdicts) for trial in status.trials),
-        best=_best(winner, baseline, quality(status)) if winner else None,
-        nearest_miss="" if winner else _nearest_miss(everyone, misses),
+        best=_best(field.winner, baseline, quality(status)) if field.winner else None,
+        nearest_miss="" if field.winner else _nearest_miss(everyone, misses),
     )
 
 
@@ -133,41 +79,28 @@ def score(spec: OptimizationJobSpec, trial: TrialStatus, baseline: TrialStatus) 
     scored = []
     for c in (Candidate(trial, entry, baseline.candidates[0]) for entry in trial.candidates):
         if c.measured:
-            excess = max((miss.excess for miss in _misses(spec, c)), default=0.0)
+            excess = max((miss.excess for miss in find_misses(spec, c)), default=0.0)
             scored.append((excess, _cost(spec.objectives[0], c)))
     excess, cost = min(scored)
     return cost, excess
 
 
-def _misses(spec: OptimizationJobSpec, c: Candidate, slack: float = 0.0) -> list[Miss]:
-    found = (_miss(spec, constraint, c, slack) for constraint in spec.constraints)
-    return [miss for miss in found if miss]
+def _twins(everyone: Sequence[Candidate]) -> dict[str, Candidate]:
+    """The candidates that are an earlier one again, the same artifact on the same engine: by name, the earlier one."""
+    first: dict[tuple[str, str], Candidate] = {}
+    known = {c.name: first.setdefault((c.trial.artifact, c.entry.engine), c) for c in everyone}
+    return {name: original for name, original in known.items() if original.name != name}
 
 
-def _miss(spec: OptimizationJobSpec, constraint: Constraint, c: Candidate, slack: float) -> Miss | None:
-    metric = constraint.metric
-    value = c.entry.metric(metric)
-    leeway = 1 + slack if metric in TIMED else 1.0
-    if constraint.max_drop is not None:
-        drop, bound = spec.metrics.drop(metric, c.reference.metric(metric), value), parse_percent(constraint.max_drop)
-        verb = "drops" if spec.metrics.higher_is_better(metric) else "rises"
-        text = f"{metric} {verb} by {show_percent(drop)}, more than {constraint.max_drop}"
-        return Miss(text, (drop - bound) / max(bound, NO_SCALE)) if drop > bound + 1e-9 else None
-    if constraint.max is not None:
-        bound = parse_metric(metric, constraint.max)
-        text = f"{metric} is {show_metric(metric, value)}, above {constraint.max}"
-        return Miss(text, (value - bound) / _scale(bound)) if value > bound * leeway else None
-    assert constraint.min is not None
-    bound = parse_metric(metric, constraint.min)
-    text = f"{metric} is {show_metric(metric, value)}, below {constraint.min}"
-    return Miss(text, (bound - value) / _scale(bound)) if value < bound / leeway else None
+def _noise(status: OptimizationJobStatus) -> float:
+    """What the playoff cannot tell from nothing, as a fraction of time."""
+    control = status.control_ratio
+    return max(LEAST_NOISE, abs(float(control.estimate) - 1)) if control else LEAST_NOISE
 
 
-def _scale(bound: float) -> float:
-    return abs(bound) or NO_SCALE
-
-
-def _contenders(spec: OptimizationJobSpec, feasible: list[Candidate], baseline: Candidate) -> list[Candidate]:
+def _contenders(
+    spec: OptimizationJobSpec, feasible: list[Candidate], baseline: Candidate, noise: float
+) -> list[Candidate]:
     """Those that may win: what the playoff timed, for a trial's own timing is only a hint.
 
     Where the input model keeps every promise, a faster one must be faster beyond noise.
@@ -176,7 +109,7 @@ def _contenders(spec: OptimizationJobSpec, feasible: list[Candidate], baseline: 
     first = spec.objectives[0].metric
     if first not in TIMED or baseline not in feasible:
         return timed
-    return [c for c in timed if c is baseline or ((ratio := c.ratio(first)) and float(ratio.high) < 1)]
+    return [c for c in timed if c is baseline or ((ratio := c.ratio(first)) and float(ratio.high) < 1 - noise)]
 
 
 def _preference(objectives: Sequence[Objective], c: Candidate) -> tuple[float, ...]:
@@ -189,14 +122,48 @@ def _cost(objective: Objective, c: Candidate) -> float:
     return -value if objective.goal == Goal.MAXIMIZE else value
 
 
+def _near(objective: Objective, c: Candidate, best: Candidate, times: float) -> bool:
+    """Whether a time is at most so many times worse than the best one. Of other metrics it says nothing."""
+    if objective.metric not in TIMED:
+        return True
+    mine, other = c.value(objective.metric), best.value(objective.metric)
+    return mine * times >= other if objective.goal == Goal.MAXIMIZE else mine <= other * times
+
+
 @dataclass(frozen=True)
 class _Field:
     """What a candidate is judged beside."""
 
     contenders: list[Candidate]
     winner: Candidate | None
+    equals: list[Candidate]
+    """The fastest, and those that noise does not tell from it."""
+    ties: tuple[Metric, ...]
+    """What chooses among equals."""
     axes: tuple[Metric, ...]
     """Of Pareto dominance: the objectives, the quality metric that counts, and size."""
+
+
+def _field(
+    spec: OptimizationJobSpec, status: OptimizationJobStatus, contenders: list[Candidate], noise: float
+) -> _Field:
+    first, *rest = spec.objectives
+    goodness = Goal.MAXIMIZE if spec.metrics.higher_is_better(quality(status)) else Goal.MINIMIZE
+    better = [
+        *rest,
+        Objective(metric=quality(status), goal=goodness),
+        Objective(metric=Metric.SIZE, goal=Goal.MINIMIZE),
+    ]
+    leader = min(contenders, key=lambda c: _preference(spec.objectives, c), default=None)
+    timed = first.metric in TIMED
+    equals = [c for c in contenders if c is leader or (timed and leader and _near(first, c, leader, 1 + noise))]
+    return _Field(
+        contenders,
+        min(equals, key=lambda c: _preference([*better, first], c), default=None),
+        equals,
+        tuple(objective.metric for objective in better),
+        tuple(dict.fromkeys((first.metric, *(objective.metric for objective in better)))),
+    )
 
 
 def _verdict(spec: OptimizationJobSpec, c: Candidate, misses: list[Miss], field: _Field) -> tuple[Outcome, str]:
@@ -205,13 +172,30 @@ def _verdict(spec: OptimizationJobSpec, c: Candidate, misses: list[Miss], field:
     if misses:
         return Outcome.INFEASIBLE, "; ".join(miss.text for miss in misses)
     if c is field.winner:
-        return Outcome.FEASIBLE, "the best of the candidates that keep every promise"
+        return Outcome.FEASIBLE, "the best of the candidates that keep every promise" + _tied(field)
     if c not in field.contenders:
         return Outcome.INCONCLUSIVE, _not_faster(c.ratio(spec.objectives[0].metric))
     better = next((o for o in field.contenders if _dominates(spec, field.axes, o, c)), None)
     if better:
         return Outcome.DOMINATED, f"{better.name} is at least as good in everything and better in something"
-    return Outcome.FEASIBLE, "keeps every promise; another does better on the first objective"
+    return Outcome.FEASIBLE, f"keeps every promise; {_beaten(field, c)}"
+
+
+def _same_model(original: Candidate) -> tuple[Outcome, str]:
+    return Outcome.SKIPPED, f"the same model as {original.name}"
+
+
+def _tied(field: _Field) -> str:
+    """Why the winner won where others are as fast."""
+    others = ", ".join(c.name for c in field.equals if c is not field.winner)
+    return f"; within noise as fast: {others}; so {', then '.join(field.ties)} chose" if others else ""
+
+
+def _beaten(field: _Field, c: Candidate) -> str:
+    if c not in field.equals or field.winner is None:
+        return "another does better on the first objective"
+    metric = next((m for m in field.ties if c.value(m) != field.winner.value(m)), "everything else")
+    return f"{field.winner.name} is as fast within noise, and its {metric} is better or the same"
 
 
 def _not_faster(ratio: Interval | None) -> str:

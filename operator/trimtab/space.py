@@ -129,30 +129,40 @@ def locate(steps: Sequence[Step], pipeline: Sequence[Step]) -> Point | None:
     point: dict[str, str] = {}
     left = list(pipeline)
     for label, step in labelled(steps):
-        taken = bool(left) and left[0].technique == step.technique
-        if not taken and not step.optional:
+        settings = _settings(label, step, left[0]) if left else None
+        if settings is None and not step.optional:
             return None
-        point[f"{label}.enabled"] = _text(taken)
-        if taken:
-            config = left.pop(0).config
-            for field in _searched(step.config):
-                text = point[f"{label}.{to_camel(field)}"] = _only(getattr(config, field))
-                if not _holds(getattr(step.config, field), text):
-                    return None
+        if settings is not None:
+            del left[0]
+        point |= {f"{label}.enabled": _text(settings is not None)} | (settings or {})
     named = {dimension.name for dimension in space(steps)}
     return None if left else {name: text for name, text in point.items() if name in named}
 
 
-def span(pipelines: Sequence[Sequence[Step]], order: Sequence[str]) -> list[Step]:
-    """The smallest pipeline in whose space each of `pipelines` lies; each has a technique once, in this `order`."""
-    steps = []
-    for name in order:
-        configs = [step.config for pipeline in pipelines for step in pipeline if step.technique == name]
-        if configs:
-            merged = {field: _union([getattr(c, field) for c in configs]) for field in _searched(configs[0])}
-            config = configs[0].model_copy(update=merged)
-            steps.append(Step.model_validate({name: config, "optional": len(configs) < len(pipelines)}))
-    return steps
+def _settings(label: str, step: Step, fixed: Step) -> dict[str, str] | None:
+    """What is chosen in `fixed`, as settings of `step`; None unless they are among its choices."""
+    if step.technique != fixed.technique:
+        return None
+    chosen_here = {field: _only(getattr(fixed.config, field)) for field in _searched(step.config)}
+    if not all(_holds(getattr(step.config, field), text) for field, text in chosen_here.items()):
+        return None
+    return {f"{label}.{to_camel(field)}": text for field, text in chosen_here.items()}
+
+
+def span(pipelines: Sequence[Sequence[Step | None]]) -> list[Step]:
+    """The smallest pipeline in whose space each of `pipelines` lies.
+
+    All have the same length, with None for a step left out: the steps at one place become one, of one technique.
+    """
+    merged = []
+    for column in zip(*pipelines, strict=True):
+        steps = [step for step in column if step]
+        if steps:
+            first = steps[0]
+            union = {field: _union([getattr(s.config, field) for s in steps]) for field in _searched(first.config)}
+            held = {first.technique: first.config.model_copy(update=union)}
+            merged.append(Step.model_validate(held | {"optional": len(steps) < len(column)}))
+    return merged
 
 
 def _searched(config: Spec) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trimtab.api.model import Metric, show_metric
 from trimtab.api.status import CandidateStatus, OptimizationJobStatus, TrialStatus
-from trimtab.select import quality
+from trimtab.candidates import quality
 
 
 def candidate_table(status: OptimizationJobStatus) -> str:

@@ -161,6 +161,11 @@ PRUNED = {"prune": {"ratio": {"values": ["0.3"]}}}
         ([PRUNED, STATIC], [STATIC, PRUNED], None),
         ([{"prune": {"ratio": {"min": "0.1", "max": "0.5"}}}], [PRUNED], {"prune.ratio": "0.3"}),
         ([{"prune": {"ratio": {"min": "0.4", "max": "0.5"}}}], [PRUNED], None),
+        (
+            [{"quantize": {"operatorScope": ["All"]}, "optional": True}, STATIC | {"optional": True}],
+            [STATIC],
+            {"quantize.enabled": "false", "quantize2.enabled": "true"},
+        ),
     ],
 )
 def test_a_pipeline_lies_in_a_space_or_not(space_of: list[dict], pipeline: list[dict], point: Point | None) -> None:
@@ -168,8 +173,15 @@ def test_a_pipeline_lies_in_a_space_or_not(space_of: list[dict], pipeline: list[
 
 
 def test_a_span_holds_every_pipeline_it_was_made_of() -> None:
-    pipelines = [steps(STATIC), steps(PRUNED, {"quantize": {"operatorScope": ["All"]}}), steps(PRUNED)]
-    spanned = span(pipelines, ("prune", "quantize"))
-    assert [(step.technique, step.optional) for step in spanned] == [("prune", True), ("quantize", True)]
+    pruned, compute, every = steps(PRUNED, STATIC, {"quantize": {"operatorScope": ["All"]}})
+    dynamic = steps({"quantize": {"method": ["Dynamic"], "operatorScope": ["All"]}})[0]
+    rows = [(None, compute, None), (pruned, every, None), (pruned, None, None), (None, compute, dynamic)]
+    spanned = span(rows)
+    assert [(step.technique, step.optional) for step in spanned] == [
+        ("prune", True),
+        ("quantize", True),
+        ("quantize", True),
+    ]
+    pipelines = [[step for step in row if step] for row in rows]
     points = [locate(spanned, pipeline) for pipeline in pipelines]
-    assert [point and fix(spanned, point) for point in points] == pipelines
+    assert [None if point is None else fix(spanned, point) for point in points] == pipelines

@@ -26,8 +26,9 @@ BASE = trial(0, 0.95, 0.002, 1000, 1.0)
 DROP = {"metric": "accuracy", "maxDrop": "1%"}
 
 
-def outcome_of(index: int, *trials: TrialStatus, **spec) -> tuple[Outcome | None, str]:
-    selection = select(make_job(**spec).spec, OptimizationJobStatus(trials=[BASE, *trials]))
+def outcome_of(index: int, *trials: TrialStatus, control: float = 1.0, **spec) -> tuple[Outcome | None, str]:
+    status = OptimizationJobStatus(trials=[BASE, *trials], control_ratio=interval(control))
+    selection = select(make_job(**spec).spec, status)
     entry = next(t for t in selection.trials if t.index == index).candidates[0]
     return entry.outcome, entry.message
 
@@ -106,7 +107,7 @@ def test_the_nearest_miss_is_the_one_with_the_smallest_worst_excess() -> None:
 
 
 def test_the_playoff_leaves_out_the_hopeless_and_is_bounded() -> None:
-    ruined, rivals = trial(1, 0.2, 0.001, 1), [trial(i, 0.95, 0.001 * i, 500) for i in range(2, 30)]
+    ruined, rivals = trial(1, 0.2, 0.001, 1), [trial(i, 0.95, round(0.001 + i * 1e-5, 5), 500) for i in range(2, 30)]
     entrants = finalists(make_job().spec, OptimizationJobStatus(trials=[BASE, ruined, *rivals]))
     assert [f.trial for f in entrants] == [0, *range(2, FINALISTS_LIMIT + 1)]
 
@@ -135,3 +136,88 @@ def test_a_candidate_that_the_playoff_did_not_time_cannot_win() -> None:
     assert selection.best
     assert selection.best.trial == 1
     assert selection.trials[2].candidates[0].message == "not measured in the playoff"
+
+
+@pytest.mark.parametrize("control", [1.0, 0.95, 1.05])
+def test_faster_than_the_input_model_is_beyond_the_interval_and_the_control_together(control: float) -> None:
+    """0.955 [0.935, 0.975] is beyond its own interval, and within what two sessions of one file differ by here."""
+    candidate = trial(1, 0.95, 0.0019, 500, 0.955)
+    expected = Outcome.FEASIBLE if control == 1.0 else Outcome.INCONCLUSIVE
+    assert outcome_of(1, candidate, control=control)[0] == expected
+
+
+FAST, SMALL = trial(1, 0.95, 0.001, 500, 0.5), trial(2, 0.95, 0.001, 400, 0.51)
+BETTER = trial(3, 0.951, 0.001, 600, 0.51)
+BY_SIZE = [{"metric": "size", "goal": "Minimize"}]
+SMALLER = [{"metric": "size", "max": "600"}]
+
+
+@pytest.mark.parametrize(
+    ("rivals", "control", "spec", "winner"),
+    [
+        pytest.param([FAST, SMALL], 1.03, {}, 2, id="the smaller of two as fast"),
+        pytest.param([FAST, SMALL, BETTER], 1.03, {}, 3, id="quality before size"),
+        pytest.param([FAST, SMALL], 1.0, {}, 1, id="a quiet machine tells them apart"),
+        pytest.param(
+            [FAST, SMALL, BETTER],
+            1.03,
+            {"objectives": [{"metric": "latencyP50", "goal": "Minimize"}, {"metric": "size", "goal": "Minimize"}]},
+            2,
+            id="the next objective before quality",
+        ),
+        pytest.param([FAST, BETTER], 1.03, {"objectives": BY_SIZE}, 1, id="size has no noise"),
+    ],
+)
+def test_what_noise_does_not_tell_apart_is_chosen_by_what_comes_next(
+    rivals: list[TrialStatus], control: float, spec: dict, winner: int
+) -> None:
+    job = make_job(**spec).spec
+    for trials in (rivals, rivals[::-1]):
+        best = select(job, OptimizationJobStatus(trials=[BASE, *trials], control_ratio=interval(control))).best
+        assert best
+        assert best.trial == winner
+
+
+def test_a_tie_is_explained_on_both_sides() -> None:
+    assert outcome_of(2, FAST, SMALL, control=1.03)[1] == (
+        "the best of the candidates that keep every promise; within noise as fast: trial 1 on ONNXRuntime; "
+        "so accuracy, then size chose"
+    )
+    assert outcome_of(1, FAST, SMALL, control=1.03)[1] == (
+        "keeps every promise; trial 2 on ONNXRuntime is as fast within noise, and its size is better or the same"
+    )
+
+
+def again(index: int, original: TrialStatus) -> TrialStatus:
+    """A trial that made the same model."""
+    return trial(index, 0.95, 0.0009, 500, 0.45).model_copy(update={"artifact": original.artifact})
+
+
+@pytest.mark.parametrize(("original", "name"), [(FAST, "trial 1"), (BASE, "input model")])
+def test_the_same_model_made_twice_is_one_candidate(original: TrialStatus, name: str) -> None:
+    twin = again(2, original)
+    entrants = finalists(make_job().spec, OptimizationJobStatus(trials=[BASE, FAST, twin]))
+    assert [f.trial for f in entrants] == [0, 1]
+    assert outcome_of(2, FAST, twin) == (Outcome.SKIPPED, f"the same model as {name} on ONNXRuntime")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "spec", "entrants"),
+    [
+        pytest.param([0.001, 0.0019, 0.0021], {}, [0, 1, 2], id="twice as slow as the fastest"),
+        pytest.param([0.0039, 0.0041], {}, [0, 1], id="twice as slow as the input model"),
+        pytest.param(
+            [0.005, 0.009, 0.011],
+            {"constraints": [{"metric": "size", "max": "600"}]},
+            [0, 1, 2],
+            id="which may not win",
+        ),
+        pytest.param([0.001, 0.01], {"objectives": BY_SIZE}, [0, 1, 2], id="if it counts"),
+    ],
+)
+def test_who_has_no_hope_by_its_own_timing_is_not_timed_again(
+    seconds: list[float], spec: dict, entrants: list[int]
+) -> None:
+    trials = [trial(i, 0.95, p50, 500) for i, p50 in enumerate(seconds, 1)]
+    found = finalists(make_job(**spec).spec, OptimizationJobStatus(trials=[BASE, *trials]))
+    assert [f.trial for f in found] == entrants

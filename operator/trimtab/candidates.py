@@ -1,0 +1,109 @@
+"""What can be chosen: each trial's model on each engine, what it is compared by, and the promises it breaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trimtab.api.job import Constraint, OptimizationJobSpec
+from trimtab.api.model import TIMED, Metric, parse_metric, show_metric
+from trimtab.api.quantities import parse_percent, show_percent
+from trimtab.api.status import CandidateStatus, Interval, OptimizationJobStatus, TrialState, TrialStatus
+from trimtab.api.work import Finalist
+
+NO_SCALE = 0.01
+"""What a miss is relative to where the bound is 0: a point, of a fraction."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial and one of its engines."""
+
+    trial: TrialStatus
+    entry: CandidateStatus
+    reference: CandidateStatus
+    """The input model on the first engine."""
+
+    @property
+    def name(self) -> str:
+        return candidate_name(self.trial, self.entry)
+
+    @property
+    def finalist(self) -> Finalist:
+        return Finalist(trial=self.trial.index, engine=self.entry.engine, artifact=self.trial.artifact)
+
+    @property
+    def measured(self) -> bool:
+        """Whether the engine ran here; a TensorRT plan without a GPU was only built."""
+        return bool(self.entry.metrics.keys() & TIMED)
+
+    def value(self, metric: Metric) -> float:
+        """What candidates are compared by, in fractions, seconds, bytes and plain numbers.
+
+        What the playoff timed is its ratio to the baseline's: the medians of two models differ by the noise of their
+        moments too, while a ratio is paired. Tails have no ratio of their own.
+        """
+        ratio = self.ratio(metric)
+        if ratio is None or metric in (Metric.LATENCY_P95, Metric.LATENCY_P99):
+            return self.entry.metric(metric)
+        times = float(ratio.estimate)
+        return self.reference.metric(metric) * (1 / times if metric == Metric.THROUGHPUT else times)
+
+    def ratio(self, metric: Metric) -> Interval | None:
+        """The playoff's ratio of times that tells whether a metric is better beyond noise; None for other metrics."""
+        if metric not in TIMED:
+            return None
+        return self.entry.batch_ratio if metric == Metric.THROUGHPUT else self.entry.time_ratio
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A promise that is not kept. `excess` is relative to the bound, so that misses of two metrics compare."""
+
+    text: str
+    excess: float
+
+
+def candidate_name(trial: TrialStatus, entry: CandidateStatus) -> str:
+    model = "input model" if trial.index == 0 else f"trial {trial.index}"
+    return f"{model} on {entry.engine}"
+
+
+def candidates(status: OptimizationJobStatus) -> list[Candidate]:
+    """Every measured or built candidate, in the order of trials and engines. The first is the baseline."""
+    reference = status.trials[0].candidates[0]
+    done = (t for t in status.trials if t.state == TrialState.SUCCEEDED)
+    return [Candidate(trial, entry, reference) for trial in done for entry in trial.candidates]
+
+
+def quality(status: OptimizationJobStatus) -> Metric:
+    """The quality metric that counts."""
+    return status.inspection.quality if status.inspection else Metric.ACCURACY
+
+
+def find_misses(spec: OptimizationJobSpec, c: Candidate, slack: float = 0.0) -> list[Miss]:
+    """The promises that a measured candidate breaks; `slack` is how far a bound on time may be missed."""
+    found = (_miss(spec, constraint, c, slack) for constraint in spec.constraints)
+    return [miss for miss in found if miss]
+
+
+def _miss(spec: OptimizationJobSpec, constraint: Constraint, c: Candidate, slack: float) -> Miss | None:
+    metric = constraint.metric
+    value = c.entry.metric(metric)
+    leeway = 1 + slack if metric in TIMED else 1.0
+    if constraint.max_drop is not None:
+        drop, bound = spec.metrics.drop(metric, c.reference.metric(metric), value), parse_percent(constraint.max_drop)
+        verb = "drops" if spec.metrics.higher_is_better(metric) else "rises"
+        text = f"{metric} {verb} by {show_percent(drop)}, more than {constraint.max_drop}"
+        return Miss(text, (drop - bound) / max(bound, NO_SCALE)) if drop > bound + 1e-9 else None
+    if constraint.max is not None:
+        bound = parse_metric(metric, constraint.max)
+        text = f"{metric} is {show_metric(metric, value)}, above {constraint.max}"
+        return Miss(text, (value - bound) / _scale(bound)) if value > bound * leeway else None
+    assert constraint.min is not None
+    bound = parse_metric(metric, constraint.min)
+    text = f"{metric} is {show_metric(metric, value)}, below {constraint.min}"
+    return Miss(text, (bound - value) / _scale(bound)) if value < bound / leeway else None
+
+
+def _scale(bound: float) -> float:
+    return abs(bound) or NO_SCALE
