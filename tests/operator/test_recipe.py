@@ -9,7 +9,7 @@ import pytest
 from builders import make_job
 from trimtab.api.job import Algorithm, OptimizationJob
 from trimtab.api.status import Hardware, Inspection, OptimizationJobStatus
-from trimtab.api.techniques import Step
+from trimtab.api.techniques import IntegerType, Step
 from trimtab.recipe import explore, pipeline
 from trimtab.space import canonical, fix, locate
 
@@ -45,3 +45,70 @@ def test_every_point_is_another_pipeline_of_the_recipes_space(name: str) -> None
     assert exploration.algorithm == Algorithm.RECIPE
     assert len({canonical(point) for point in exploration.first}) == len(exploration.first)
     assert [locate(exploration.steps, steps) for steps in tried(job)] == list(exploration.first)
+
+
+def techniques(job: OptimizationJob) -> list[str]:
+    """Each alternative in short: `optimizeGraph+quantize Dynamic MatMul`."""
+    return ["+".join(_short(step) for step in steps) for steps in tried(job)]
+
+
+def _short(step: Step) -> str:
+    config = step.quantize
+    return f"{step.technique} {config.method[0]} {config.operator_scope[0]}" if config else step.technique
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("cnn", "quantize Static Compute"),
+        ("detector", "quantize Static Compute"),
+        ("crnn", "quantize Static Conv+quantize Dynamic MatMul"),
+        ("transformer", "quantize Dynamic MatMul"),
+        ("perceptron", "quantize Dynamic MatMul"),
+        ("trees", "optimizeGraph"),
+    ],
+)
+def test_what_comes_first_follows_from_the_operators(name: str, first: str) -> None:
+    assert techniques(inspected(MODELS[name]))[0] == first
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_there_are_as_many_alternatives_as_a_few_minutes_allow(name: str) -> None:
+    found = techniques(inspected(MODELS[name], target={"engines": ["ONNXRuntime", "OpenVINO"]}))
+    assert len(found) <= 14
+    assert "optimizeGraph" in found
+    assert not any("Dynamic Compute" in one or "Dynamic All" in one for one in found), "ConvInteger is slow"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_without_calibration_data_nothing_needs_any(name: str) -> None:
+    data = {split: {"uri": f"pvc://data/{split}.npz"} for split in ("evaluation", "holdout")}
+    found = techniques(inspected(MODELS[name], data=data))
+    assert not any("Static" in one or "nncf" in one for one in found)
+
+
+def test_every_quantization_is_guarded_by_the_tightest_promise() -> None:
+    constraints = [{"metric": "accuracy", "maxDrop": drop} for drop in ("2%", "0.5%")]
+    for constraint, guard in ((constraints, "0.5%"), ([], None)):
+        for steps in tried(inspected(MODELS["cnn"], constraints=constraint)):
+            assert all(step.quantize.max_drop == guard for step in steps if step.quantize)
+
+
+@pytest.mark.parametrize(("flags", "unsigned"), [(["avx2"], True), (["avx2", "avx_vnni"], False)])
+def test_without_vnni_weights_that_cannot_saturate_are_tried_too(flags: list[str], unsigned: bool) -> None:
+    steps = [step for found in tried(inspected(MODELS["cnn"], flags)) for step in found if step.quantize]
+    assert any(step.quantize and step.quantize.weight_type == [IntegerType.UINT8] for step in steps) == unsigned
+
+
+def test_a_restart_leads_to_the_same_points() -> None:
+    job = inspected(MODELS["crnn"])
+    stored = OptimizationJobStatus.model_validate(job.status.wire())
+    assert explore(job.model_copy(update={"status": stored})) == explore(job)
+
+
+def test_a_users_space_is_begun_with_what_of_the_recipe_lies_in_it() -> None:
+    space = [{"quantize": {"method": ["Static", "Dynamic"], "operatorScope": ["Conv", "Compute"]}}]
+    job = inspected(MODELS["cnn"], techniques=space, search={"algorithm": "Bayesian"})
+    exploration = explore(job)
+    assert exploration.steps == job.spec.techniques
+    assert exploration.first == ({"quantize.method": "Static", "quantize.operatorScope": "Conv"},)
