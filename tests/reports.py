@@ -8,11 +8,21 @@ from functools import cache
 
 from builders import Quality, World, broken, interval, lost, make_job
 from trimtab.api.job import OptimizationJob
-from trimtab.api.model import EngineName
+from trimtab.api.model import EngineName, Metric
 from trimtab.api.names import Reason
-from trimtab.api.status import Claim, Hardware, Inspection, Verdict
+from trimtab.api.status import (
+    CandidateStatus,
+    Claim,
+    Hardware,
+    Inspection,
+    OptimizationJobStatus,
+    TrialState,
+    TrialStatus,
+    Verdict,
+)
 from trimtab.api.work import ErrorKind, Report, Stage
 from trimtab.decisions import ObservedWork, Work, WorkState
+from trimtab.select import select
 
 HOSTILE = "</code><script>alert(1)</script>|`*`"
 
@@ -109,6 +119,37 @@ def failed() -> OptimizationJob:
     return ended(World(make_job(), sabotage=lambda work: lost(work) if work.task.stage == Stage.PLAYOFF else None))
 
 
+def regression() -> OptimizationJob:
+    """Promised as a share of the input model's error, which is better the smaller it is."""
+    job = make_job(constraints=[{"metric": "mse", "maxDrop": "5%"}, {"metric": "mse", "max": "0.25"}])
+    trials = [measured(0, 1.0, mse="0.2"), measured(1, 0.5, mse="0.206"), measured(2, 0.4, mse="0.9")]
+    inspection = Inspection(quality=Metric.MSE, samples={"holdout": 200}, inputs={"x": "float32[N,8]"})
+    status = OptimizationJobStatus(inspection=inspection, trials=trials, state=Reason.PUBLISHED)
+    chosen = select(job.spec, status)
+    claim = Claim(
+        metric=Metric.MSE,
+        samples=200,
+        baseline="0.21",
+        winner="0.2142",
+        drop=interval(0.02, 0.01),
+        verdict=Verdict.HOLDS,
+        message="mse rises by 2%",
+    )
+    update = {"trials": list(chosen.trials), "best": chosen.best, "claim": claim}
+    return job.model_copy(update={"status": status.model_copy(update=update)})
+
+
+def measured(index: int, ratio: float, **metrics: str) -> TrialStatus:
+    known = {
+        "latencyP50": f"{0.002 * ratio:.4g}",
+        "latencyP95": f"{0.003 * ratio:.4g}",
+        "size": "1000",
+        "peakMemory": "4000",
+    }
+    entry = CandidateStatus(engine=EngineName.ONNXRUNTIME, metrics=known | metrics, time_ratio=interval(ratio))
+    return TrialStatus(index=index, state=TrialState.SUCCEEDED, artifact=f"sha256:{index}", candidates=[entry])
+
+
 def hostile() -> OptimizationJob:
     job = crowded()
     trials = [
@@ -123,5 +164,15 @@ def hostile() -> OptimizationJob:
 
 ENDINGS: dict[str, Callable[[], OptimizationJob]] = {
     made.__name__.replace("_", " "): cache(made)
-    for made in (winner, crowded, inconclusive, violated, nothing_feasible, baseline_is_best, failed, hostile)
+    for made in (
+        winner,
+        crowded,
+        inconclusive,
+        violated,
+        nothing_feasible,
+        baseline_is_best,
+        failed,
+        regression,
+        hostile,
+    )
 }

@@ -72,12 +72,9 @@ def headline(status: OptimizationJobStatus, metrics: Metrics) -> str:
     if failure and is_true(status.conditions, ConditionType.FAILED):
         return f"The job failed before it could choose ({failure.reason}): {failure.message}."
     if status.best is None:
-        nearest = f"; the nearest miss is {status.nearest_miss}" if status.nearest_miss else ""
-        return (
-            f"Nothing keeps every promise{nearest}."
-            if nearest
-            else f"The job is under way ({status.state or Reason.PENDING})."
-        )
+        if not status.nearest_miss:
+            return f"The job is under way ({status.state or Reason.PENDING})."
+        return f"Nothing keeps every promise; the nearest miss is {status.nearest_miss}."
     if status.state == Reason.BASELINE_IS_BEST:
         return "Keep the input model: no candidate is better beyond noise."
     return f"{_praise(status, metrics)}{_reservation(status.claim)}."
@@ -268,6 +265,7 @@ def _candidates(status: OptimizationJobStatus, metrics: Metrics) -> Iterator[Can
                 metrics=entry.metrics,
                 drop=_drop(status, metrics, metric, entry.metric(metric)) if metric in entry.metrics else None,
                 time_ratio=entry.time_ratio,
+                batch_ratio=entry.batch_ratio,
             )
         if not trial.candidates:
             outcome = _ENDS.get(trial.state)

@@ -166,6 +166,15 @@ def test_a_ruined_candidate_is_drawn_on_the_edge_and_said() -> None:
     assert "Off scale, drawn on the edge: trial 1 on ONNXRuntime (0.60, −75)." in html(found)
 
 
+def test_an_error_is_drawn_upside_down_in_percent() -> None:
+    seen = front(report("regression"))
+    assert seen
+    assert [round(mark.change.value, 6) for mark in seen.marks] == [0, -3, -350]
+    assert "trial 1 on ONNXRuntime: 0.50 of the time, −3%; " in plot("regression")
+    assert "mse in percent better or worse than the input model&#x27;s 0.2<" in html(report("regression"))
+    assert "peakMemory" in html(report("regression"))
+
+
 def test_where_nothing_is_feasible_the_nearest_miss_is_in_view() -> None:
     seen = front(report("nothing feasible"))
     assert seen

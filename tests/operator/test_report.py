@@ -18,6 +18,8 @@ from trimtab.report import build, inverse
 HEADLINES = {
     "winner": "Trial 2 on ONNXRuntime is 1.49x as fast as the input model (95% interval 1.45 to 1.54), loses 0.20 "
     "points of accuracy on the holdout (95% interval -0.20 to 0.60) and takes 320 instead of 1000.",
+    "regression": "Trial 1 on ONNXRuntime is 2.00x as fast as the input model (95% interval 1.92 to 2.08), loses 2.00% "
+    "in mse on the holdout (95% interval 1.00 to 3.00) and takes 1000 as before.",
     "inconclusive": "; the holdout of 200 samples is too small to confirm the promise.",
     "violated": "; but the holdout breaks the promise, so nothing was published.",
     "nothing feasible": "Nothing keeps every promise; the nearest miss is trial 2 on ONNXRuntime: accuracy is 95.1%, "
@@ -65,6 +67,11 @@ def test_a_promise_knows_its_bound_in_the_unit_of_its_metric() -> None:
     assert [(p.text, p.limit, p.drop) for p in promises] == [
         ("accuracy drops by at most 1%", None, "0.01"),
         ("latencyP50 is at most 2.5ms", "0.0025", None),
+    ]
+    promises = build(ENDINGS["regression"]()).asked.promises
+    assert [(p.text, p.limit, p.drop) for p in promises] == [
+        ("mse rises by at most 5%", None, "0.05"),
+        ("mse is at most 0.25", "0.25", "0.25"),
     ]
     (floor,) = build(ENDINGS["nothing feasible"]()).asked.promises
     assert (floor.text, floor.limit, floor.drop) == ("accuracy is at least 99%", "0.99", "-0.04")

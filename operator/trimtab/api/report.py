@@ -64,12 +64,13 @@ class Candidate(Record):
     outcome: Outcome | None = Field(None, description="Left out while the job is under way.")
     reason: str = ""
     note: str = Field("", description="What the techniques said of the model, such as how many nodes they quantized.")
-    metrics: dict[str, Decimal] = Field({}, description="By metric name, in fractions, seconds and bytes.")
+    metrics: dict[str, Decimal] = Field({}, description="By metric name: fractions, seconds, bytes, plain numbers.")
     drop: Decimal | None = Field(
         None,
         description="Quality lost against the input model on the evaluation split, below 0 if gained.",
     )
     time_ratio: Interval | None = Field(None, description="Time relative to the input model's, from the playoff.")
+    batch_ratio: Interval | None = Field(None, description="The same for a batch, where throughput is asked for.")
 
 
 class TrialWork(Record):

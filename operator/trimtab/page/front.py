@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trimtab.api.model import Metric
+from trimtab.api.model import FRACTIONS, Metric
 from trimtab.api.report import Candidate, JobReport
 from trimtab.api.status import Interval, Outcome
 
@@ -71,6 +71,8 @@ class Front:
     marks: tuple[Mark, ...]
     bounds: tuple[Bound, ...]
     holdout: Span | None
+    unit: str
+    """Of changes: points of a fraction, else percent of the input model's value."""
     time: tuple[float, float]
     change: tuple[float, float]
 
@@ -100,7 +102,8 @@ def front(report: JobReport) -> Front | None:
     bounds = tuple(_bounds(report, measured[0]))
     drop = report.claim.drop if report.claim and report.winner and report.winner.trial != 0 else None
     holdout = Span(*map(_change, (drop.high, drop.estimate, drop.low))) if drop else None
-    return Front(marks, bounds, holdout, _times(marks, bounds), _changes(marks, bounds, holdout))
+    unit = " points" if report.quality in FRACTIONS else "%"
+    return Front(marks, bounds, holdout, unit, _times(marks, bounds), _changes(marks, bounds, holdout))
 
 
 def _mark(report: JobReport, candidate: Candidate, reference: Candidate) -> Mark:

@@ -164,15 +164,13 @@ def _staircase(canvas: _Canvas) -> str:
 
 def _draw_mark(canvas: _Canvas, mark: Mark) -> str:
     shape = _edge_mark if canvas.front.off_scale(mark) else _disc
-    title = _tag("title", escape(_told(mark)))
+    title = _tag("title", escape(_told(mark, canvas.front.unit)))
     return _tag("g", title, shape(canvas, mark), *_bars(canvas, mark), class_=f"mark {mark.kind}")
 
 
-def _told(mark: Mark) -> str:
+def _told(mark: Mark, unit: str) -> str:
     candidate = mark.candidate
-    return (
-        f"{candidate.name}: {mark.time.value:.2f} of the time, {signed(mark.change.value)} points; {candidate.reason}"
-    )
+    return f"{candidate.name}: {mark.time.value:.2f} of the time, {signed(mark.change.value)}{unit}; {candidate.reason}"
 
 
 def _disc(canvas: _Canvas, mark: Mark) -> str:
@@ -205,7 +203,7 @@ def _holdout(canvas: _Canvas) -> Iterator[str]:
     winner, holdout = canvas.front.winner, canvas.front.holdout
     if winner and holdout:
         x, y = canvas.x.at(winner.time.value), canvas.y.at(holdout.value)
-        title = f"{winner.candidate.name} on the holdout: {_interval(holdout)} points"
+        title = f"{winner.candidate.name} on the holdout: {_interval(holdout)}{canvas.front.unit}"
         diamond = _tag("path", d=f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5Z")
         bar = _line(x, canvas.y.at(holdout.low), x, canvas.y.at(holdout.high), "bar")
         yield _tag("g", _tag("title", escape(title)), bar, diamond, class_="mark holdout")
