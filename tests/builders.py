@@ -83,7 +83,11 @@ def report_for(task: Task, truth: Truth, trials: Mapping[int, Mapping[str, str]]
         Stage.INSPECT: lambda: Report(
             stage=Stage.INSPECT,
             artifact="sha256:base",
-            inspection=Inspection(model_digest="sha256:source", data_digests={"holdout": "sha256:h"}),
+            inspection=Inspection(
+                model_digest="sha256:source",
+                data_digests=dict.fromkeys(task.data.named(), "sha256:h"),
+                operators={"Conv": 9, "Gemm": 1},
+            ),
             measurements=[_measurement(truth({}, engine), engine) for engine in task.target.engines],
             seconds=1,
         ),

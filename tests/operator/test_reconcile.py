@@ -280,7 +280,7 @@ def test_a_finished_job_only_ends_what_still_runs() -> None:
 
 
 def test_without_techniques_the_recipe_is_what_runs() -> None:
-    world = World(make_job(techniques=None, search={"parallelism": 1}))
+    world = World(make_job(techniques=None), lambda settings, _: Quality(ratio=0.6 if settings else 1.0))
     status = world.run()
     assert status.state == "Published"
     assert [t.settings for t in status.trials[1:]] == [dict(point) for point in explore(world.job).first]
