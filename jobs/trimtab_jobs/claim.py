@@ -36,7 +36,7 @@ from trimtab_jobs.metrics import Rows
 
 Z = 1.959964
 """The normal quantile of a two-sided 95% interval."""
-DRAWS, FEW_DRAWS = 2000, 200
+DRAWS, FEW_DRAWS = 1000, 200
 MANY_NUMBERS = 1e6
 """Fewer draws where the rows hold more than this, or a user's function, of unknown cost, sees them all."""
 

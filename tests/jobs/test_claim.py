@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trimtab.api.job import Constraint
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import Metric
 from trimtab.api.status import Claim, Verdict
-from trimtab_jobs.claim import Compared, claim, paired_drop, wilson
+from trimtab_jobs.claim import Compared, bootstrap, claim, paired_drop, wilson
 from trimtab_jobs.data import Array
 from trimtab_jobs.metrics import quality
 
@@ -25,8 +29,8 @@ def right(*table: int) -> Compared:
 
 
 def compared(metric: Metric, baseline: Array, winner: Array, labels: Array | None = None) -> Compared:
-    settings = Metrics()
-    return Compared(metric, quality(metric, settings).value, settings, labels, (baseline,), (winner,))
+    chosen = Metrics()
+    return Compared(metric, quality(metric, chosen).value, chosen, labels, (baseline,), (winner,))
 
 
 def max_drop(percent: str) -> Constraint:
@@ -101,3 +105,79 @@ def test_the_worst_promise_decides() -> None:
 def test_a_claim_is_stored_and_read_again() -> None:
     found = claim({Metric.ACCURACY: right(190, 1, 0, 9)}, [max_drop("1%")], 0)
     assert Claim.model_validate_json(found.model_dump_json(by_alias=True)) == found
+
+
+def test_a_drop_in_a_mean_has_the_interval_of_its_bootstrap() -> None:
+    """Of 400 paired differences, drawn around 0.02 with a deviation of 0.1, the normal interval is close."""
+    rng = np.random.default_rng(1)
+    baseline = rng.uniform(0.5, 1, 400)
+    lost = rng.normal(0.02, 0.1, 400)
+    drop, value = bootstrap(compared(Metric.COSINE, baseline, baseline - lost), seed=0)
+    half = 1.96 * lost.std() / 20
+    assert float(drop.estimate) == pytest.approx(lost.mean(), abs=1e-6)
+    assert (float(drop.low), float(drop.high)) == pytest.approx((lost.mean() - half, lost.mean() + half), abs=1e-3)
+    assert float(value.estimate) == pytest.approx((baseline - lost).mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.MSE])
+def test_the_bootstrap_covers_the_true_drop(metric: Metric) -> None:
+    """In points for a fraction, relative for an error: 0.05 of 1 either way."""
+    rng = np.random.default_rng(2)
+    sign = -1 if metric == Metric.MSE else 1
+    covered = []
+    for seed in range(40):
+        baseline = rng.gamma(4, 0.25, 80)
+        winner = baseline - sign * rng.normal(0.05, 0.2, 80)
+        drop, _ = bootstrap(compared(metric, baseline, winner), seed)
+        covered.append(float(drop.low) <= 0.05 <= float(drop.high))
+    assert np.mean(covered) >= 0.85
+
+
+SAMPLES = st.integers(1, 30)
+KEPT: dict[Metric, Callable[[np.random.Generator, int], Array]] = {
+    Metric.ACCURACY: lambda rng, n: rng.random(n) < 0.8,
+    Metric.TOP_K: lambda rng, n: rng.random(n) < 0.8,
+    Metric.F1: lambda rng, n: rng.integers(0, 3, n),
+    Metric.AUROC: lambda rng, n: rng.random((n, 3)).round(1),
+    Metric.MSE: lambda rng, n: rng.gamma(1, 1, n),
+    Metric.MAE: lambda rng, n: rng.integers(0, 2, n).astype(float),
+    Metric.COSINE: lambda rng, n: rng.uniform(0.9, 1, n),
+}
+
+
+@pytest.mark.parametrize("metric", KEPT)
+@settings(max_examples=4, deadline=None)
+@given(samples=SAMPLES, seed=st.integers(0, 2**32 - 1))
+def test_every_interval_holds_its_estimate(metric: Metric, samples: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(samples + 2) % 3  # two classes at least
+    baseline, winner = (KEPT[metric](rng, samples + 2) for _ in range(2))
+    found = claim({metric: compared(metric, baseline, winner, labels)}, [], seed=0)
+    assert found.drop
+    assert float(found.drop.low) <= float(found.drop.estimate) <= float(found.drop.high)
+    assert (found.metric, found.verdict, found.samples) == (metric, Verdict.HOLDS, samples + 2)
+
+
+def test_the_same_seed_makes_the_same_claim() -> None:
+    rng = np.random.default_rng(4)
+    pair = compared(Metric.MSE, rng.random(50), rng.random(50))
+    promise = [Constraint(metric=Metric.MSE, max_drop="5%")]
+    assert claim({Metric.MSE: pair}, promise, 7) == claim({Metric.MSE: pair}, promise, 7)
+    assert claim({Metric.MSE: pair}, promise, 7).drop != claim({Metric.MSE: pair}, promise, 8).drop
+
+
+def test_every_promise_on_quality_is_judged_and_the_first_metric_counts() -> None:
+    errors = np.full(100, 0.2)
+    pairs = {Metric.ACCURACY: right(99, 0, 0, 1), Metric.MSE: compared(Metric.MSE, errors, errors * 1.5)}
+    promises = [
+        Constraint(metric=Metric.MSE, max_drop="10%"),
+        Constraint(metric=Metric.MSE, max="0.5"),
+        Constraint(metric=Metric.ACCURACY, min="90%"),
+    ]
+    found = claim(pairs, promises, 0)
+    assert (found.metric, found.verdict) == (Metric.ACCURACY, Verdict.VIOLATED)
+    assert found.message == (
+        "mse rises by 50% (95% interval 50% to 50%), at most 10% was promised; "
+        "mse is 0.3 (95% interval 0.3 to 0.3), at most 0.5 was promised; "
+        "accuracy is 99% (95% interval 94.6% to 99.8%), at least 90% was promised"
+    )

@@ -204,3 +204,72 @@ def test_a_missing_artifact_is_named(lab: Lab, perform: Perform) -> None:
     assert ended.code == 2
     assert "store: " in ended.stderr
     assert "has no artifact sha256:000" in ended.stderr
+
+
+def unlabelled(lab: Lab) -> None:
+    """The splits without their labels."""
+    for path in lab.folder("inputs").glob("*.npz"):
+        with np.load(path) as stored:
+            np.savez(path, x=stored["x"])
+
+
+def test_without_labels_the_original_is_the_measure(lab: Lab, succeed: Succeed) -> None:
+    unlabelled(lab)
+    inspected = succeed(lab.task("Inspect", target=BOTH))
+    assert inspected.inspection
+    assert inspected.inspection.quality == Metric.COSINE
+    assert [m.metrics[Metric.COSINE] for m in inspected.measurements] == pytest.approx([1, 1], abs=1e-6)
+    promise = [{"metric": "cosine", "maxDrop": "50%"}]
+    report = succeed(publish_task(lab, inspected, worse_model(lab), quality="cosine", constraints=promise))
+    assert report.claim
+    assert (report.claim.metric, report.claim.baseline) == (Metric.COSINE, "1")
+    assert float(report.claim.winner) < 1
+    profile = json.loads((lab.folder("published") / "digits").glob("*/profile.json").__next__().read_text())
+    assert "prediction" not in [column["name"] for column in profile["columns"]]
+
+
+ASKED = ["f1", "accuracy", "mse", "latencyP99", "throughput", "peakMemory", "custom"]
+CUSTOM = {"custom": {"function": "score:margin", "code": "pvc://inputs/score.py"}, "throughputBatch": 32}
+
+
+def write_score(lab: Lab, body: str = "return outputs[0].max() - outputs[0].min()") -> None:
+    (lab.folder("inputs") / "score.py").write_text(f"def margin(outputs, labels):\n    {body}\n")
+
+
+def test_what_is_asked_for_is_measured_and_no_more(lab: Lab, succeed: Succeed) -> None:
+    write_score(lab)
+    asked = [name for name in ASKED if name != "mse"]
+    inspected = succeed(lab.task("Inspect", measure=asked, quality="f1", metrics=CUSTOM))
+    assert inspected.inspection
+    assert inspected.inspection.quality == Metric.F1
+    (measured,) = inspected.measurements
+    assert measured.metrics.keys() == {*asked, "latencyP50", "latencyP95", "size"}
+    digest = inspected.inspection.data_digests["metrics.custom.code"]
+    assert digest == digest_file(lab.folder("inputs") / "score.py")
+
+
+def test_a_custom_metric_may_not_change_on_the_way(lab: Lab, succeed: Succeed, perform: Perform) -> None:
+    write_score(lab)
+    given = {"measure": ["custom"], "quality": "custom", "metrics": CUSTOM}
+    inspected = succeed(lab.task("Inspect", **given))
+    write_score(lab, "return 1.0")
+    ended = perform(lab.task("Trial", trial=1, pins=pins(inspected), **given))
+    assert ended.code == 2
+    assert "metrics.custom.code: " in ended.stderr
+    assert "score.py changed since the job began" in ended.stderr
+
+
+def test_labels_that_do_not_fit_a_named_metric_are_refused(lab: Lab, perform: Perform) -> None:
+    ended = perform(lab.task("Inspect", measure=["mse"], quality="mse"))
+    assert ended.code == 2
+    assert "labels are int64[200], and the model's first output for one sample is float32[1,3]" in ended.stderr
+
+
+def test_the_playoff_times_batches_and_tails_where_they_are_asked_for(lab: Lab, succeed: Succeed) -> None:
+    inspected = succeed(lab.task("Inspect"))
+    finalists = [finalist(inspected.artifact).wire(), finalist(worse_model(lab), 1).wire()]
+    asked = ["throughput", "latencyP99"]
+    report = succeed(lab.task("Playoff", finalists=finalists, measure=asked))
+    for timing in report.timings:
+        assert timing.metrics.keys() == {"latencyP50", "latencyP95", *asked}
+        assert timing.batch_ratio

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from builders import interval, make_job
-from trimtab.api.model import EngineName
-from trimtab.api.status import CandidateStatus, OptimizationJobStatus, Outcome, TrialState, TrialStatus
+from trimtab.api.model import EngineName, Metric
+from trimtab.api.status import (
+    Best,
+    CandidateStatus,
+    Inspection,
+    OptimizationJobStatus,
+    Outcome,
+    TrialState,
+    TrialStatus,
+)
 from trimtab.api.work import FINALISTS_LIMIT
 from trimtab.select import finalists, score, select
 
@@ -221,3 +231,69 @@ def test_who_has_no_hope_by_its_own_timing_is_not_timed_again(
     trials = [trial(i, 0.95, p50, 500) for i, p50 in enumerate(seconds, 1)]
     found = finalists(make_job(**spec).spec, OptimizationJobStatus(trials=[BASE, *trials]))
     assert [f.trial for f in found] == entrants
+
+
+def measured(index: int, ratio: float | None = None, batch: float | None = None, **metrics: float) -> TrialStatus:
+    entry = CandidateStatus(
+        engine=EngineName.ONNXRUNTIME,
+        metrics={name: str(value) for name, value in ({"latencyP50": 0.002, "size": 1000} | metrics).items()},
+        time_ratio=interval(ratio) if ratio else None,
+        batch_ratio=interval(batch) if batch else None,
+    )
+    return TrialStatus(index=index, state=TrialState.SUCCEEDED, artifact=f"sha256:{index}", candidates=[entry])
+
+
+def ending(metric: str, *trials: TrialStatus, **spec: Any) -> tuple[Best | None, list[tuple[str | None, str]]]:
+    """The winner and every candidate's outcome, where `metric` is the quality that counts."""
+    status = OptimizationJobStatus(inspection=Inspection(quality=Metric(metric)), trials=list(trials))
+    selection = select(make_job(**spec).spec, status)
+    return selection.best, [(entry.outcome, entry.message) for trial in selection.trials for entry in trial.candidates]
+
+
+@pytest.mark.parametrize(
+    ("metric", "before", "after", "constraint", "message"),
+    [
+        ("cosine", 1, 0.98, {"maxDrop": "1%"}, "cosine drops by 2%, more than 1%"),
+        ("mse", 0.2, 0.22, {"maxDrop": "5%"}, "mse rises by 10%, more than 5%"),
+        ("mse", 0.2, 0.22, {"max": "0.21"}, "mse is 0.22, above 0.21"),
+        ("custom", 0.5, 0.6, {"maxDrop": "5%"}, "custom rises by 20%, more than 5%"),
+        ("custom", -2, -3, {"min": "-2.5"}, "custom is -3, below -2.5"),
+        ("auroc", 0.95, 0.93, {"min": "94%"}, "auroc is 93%, below 94%"),
+    ],
+)
+def test_each_metric_has_its_unit_and_its_drop(
+    metric: str, before: float, after: float, constraint: dict, message: str
+) -> None:
+    custom = {"custom": {"function": "score:loss", "goal": "Minimize"}}
+    trials = measured(0, 1.0, **{metric: before}), measured(1, 0.5, **{metric: after})
+    _, outcomes = ending(metric, *trials, metrics=custom, constraints=[{"metric": metric, **constraint}])
+    assert outcomes[1] == (Outcome.INFEASIBLE, message)
+
+
+def test_the_winner_is_told_in_the_metric_that_counts() -> None:
+    best, _ = ending("mse", measured(0, 1.0, mse=0.2), measured(1, 0.5, mse=0.21), constraints=[])
+    assert best
+    assert best.quality == "0.21 mse"
+    assert best.message == "trial 1 on ONNXRuntime: 2.00x the speed, mse 0.2 → 0.21, size 1000 → 1000"
+
+
+def test_throughput_is_compared_by_the_race_of_batches() -> None:
+    objectives = [{"metric": "throughput", "goal": "Maximize"}]
+    trials = (
+        measured(0, 1.0, 1.0, accuracy=0.95, throughput=1000),
+        measured(1, 0.5, 0.99, accuracy=0.95, throughput=3000),
+        measured(2, 1.5, 0.6, accuracy=0.95, throughput=1500),
+    )
+    best, outcomes = ending("accuracy", *trials, objectives=objectives)
+    assert best
+    assert best.trial == 2
+    assert outcomes[1] == (
+        Outcome.INCONCLUSIVE,
+        "not faster than the input model beyond noise: 0.99 [0.97, 1.01] of its time",
+    )
+
+
+def test_a_bound_on_throughput_is_only_a_hint_before_the_playoff() -> None:
+    spec = make_job(constraints=[{"metric": "throughput", "min": "1000"}]).spec
+    trials = [measured(i, accuracy=0.95, throughput=t) for i, t in enumerate((1200, 600, 400))]
+    assert [f.trial for f in finalists(spec, OptimizationJobStatus(trials=trials))] == [0, 1]
