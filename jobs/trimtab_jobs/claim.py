@@ -186,7 +186,8 @@ def _samples_needed(interval: Interval, bound: float, samples: int) -> str:
     half = (float(interval.high) - float(interval.low)) / 2
     if distance < 1e-3 * half:  # a million times as many would not tell
         return ": too close to the bound for any number of samples to tell"
-    return f": about {samples * (half / distance) ** 2:.2g} samples would tell".replace("e+0", "e")
+    needed = float(f"{samples * (half / distance) ** 2:.2g}")
+    return f": about {needed:,.0f} samples would tell"
 
 
 def _interval(estimate: float, low: float, high: float) -> Interval:

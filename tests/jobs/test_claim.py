@@ -73,7 +73,7 @@ def test_the_interval_covers_the_true_drop(lose: float, win: float) -> None:
     [
         ((1900, 3, 3, 94), max_drop("1%"), Verdict.HOLDS, "accuracy drops by 0% (95% interval -0.259% to 0.259%)"),
         ((1800, 100, 0, 100), max_drop("1%"), Verdict.VIOLATED, "at most 1% was promised"),
-        ((190, 1, 0, 9), max_drop("1%"), Verdict.INCONCLUSIVE, "about 1.5e3 samples would tell"),
+        ((190, 1, 0, 9), max_drop("1%"), Verdict.INCONCLUSIVE, "about 1,500 samples would tell"),
         ((188, 2, 0, 10), max_drop("1%"), Verdict.INCONCLUSIVE, "too close to the bound"),
         (
             (980, 0, 0, 20),

@@ -15,12 +15,14 @@ from markdown_it import MarkdownIt
 from builders import Quality, World, interval, make_job
 from reports import ENDINGS, ended
 from trimtab.api.report import JobReport, TrialWork
+from trimtab.api.status import CandidateStatus, TrialStatus
 from trimtab.api.work import Report, Stage, StepReport
 from trimtab.page import WIDE, html, markdown
 from trimtab.page.front import front
 from trimtab.page.labels import Anchor, Box, place
 from trimtab.page.plot import Axis, draw
 from trimtab.report import build
+from trimtab.select import select
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -164,6 +166,24 @@ def test_a_ruined_candidate_is_drawn_on_the_edge_and_said() -> None:
     assert [mark.candidate.trial for mark in seen.marks if seen.off_scale(mark)] == [1]
     assert seen.change[0] > -10
     assert "Off scale, drawn on the edge: trial 1 on ONNXRuntime (0.60, −75)." in html(found)
+
+
+def test_a_model_that_was_made_twice_is_drawn_once() -> None:
+    job = ENDINGS["winner"]()
+    twin = job.status.trials[2].model_copy(update={"index": 3})
+    trials = [trial.model_copy(update={"candidates": unjudged(trial)}) for trial in (*job.status.trials, twin)]
+    status = job.status.model_copy(update={"trials": trials})
+    judged = select(job.spec, status)
+    found = build(job.model_copy(update={"status": status.model_copy(update={"trials": list(judged.trials)})}))
+    seen = front(found)
+    assert seen
+    assert [mark.candidate.trial for mark in seen.marks] == [0, 1, 2]
+    assert found.candidates[3].reason == "the same model as trial 2 on ONNXRuntime"
+    assert "the same model as trial 2 on ONNXRuntime" in html(found)
+
+
+def unjudged(trial: TrialStatus) -> list[CandidateStatus]:
+    return [candidate.model_copy(update={"outcome": None, "message": ""}) for candidate in trial.candidates]
 
 
 def test_an_error_is_drawn_upside_down_in_percent() -> None:

@@ -95,7 +95,9 @@ class Front:
 
 def front(report: JobReport) -> Front | None:
     """What there is to draw; None while the input model has not been measured."""
-    measured = [c for c in report.candidates if c.drop and Metric.LATENCY_P50 in c.metrics]
+    # What was measured and skipped all the same is another candidate's model.
+    unlike = (c for c in report.candidates if c.outcome != Outcome.SKIPPED)
+    measured = [c for c in unlike if c.drop and Metric.LATENCY_P50 in c.metrics]
     if not measured or measured[0].trial != 0:
         return None
     marks = tuple(_mark(report, candidate, measured[0]) for candidate in measured)
