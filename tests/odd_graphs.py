@@ -135,7 +135,7 @@ def loop() -> onnx.ModelProto:
                 }
             >
         }""",
-        w=normal(32, 32),
+        w=normal(32, 32) / 10,
     )
 
 

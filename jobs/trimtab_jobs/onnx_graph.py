@@ -8,7 +8,7 @@ only what a split feeds is an input, and every node has a name of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -52,17 +52,46 @@ def save(model: onnx.ModelProto, out: Path, one_file: int = ONE_FILE) -> Model:
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph itself, then the graphs within its nodes (If, Loop, Scan), outer ones first."""
+    """The graph itself, then the graphs within its nodes, outer ones first."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from graphs(inner)
+        for inner in subgraphs(node):
+            yield from graphs(inner)
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that a node holds: the branches of an If, the body of a Loop or Scan."""
+    for held in node.attribute:
+        if held.HasField("g"):
+            yield held.g
+        yield from held.graphs
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """The value of a node's attribute, or the default."""
     return next((onnx.helper.get_attribute_value(one) for one in node.attribute if one.name == name), default)
+
+
+def read(model: onnx.ModelProto) -> set[str]:
+    """The tensors that some node reads or some graph answers with."""
+    every = list(graphs(model.graph))
+    read_by_nodes = {name for graph in every for node in graph.node for name in node.input}
+    return read_by_nodes | {value.name for graph in every for value in graph.output}
+
+
+def drop_unread_weights(model: onnx.ModelProto) -> None:
+    used = read(model)
+    for graph in graphs(model.graph):
+        kept = [tensor for tensor in graph.initializer if tensor.name in used]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Make these the graph's nodes; they may be the graph's own."""
+    kept = [*nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _drop_filled_inputs(graph: onnx.GraphProto) -> None:
@@ -83,8 +112,7 @@ def _lift_constants(graph: onnx.GraphProto) -> None:
         else:
             tensor.name = node.output[0]
             graph.initializer.append(tensor)
-    del graph.node[:]
-    graph.node.extend(kept)
+    replace_nodes(graph, kept)
 
 
 def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:

@@ -61,6 +61,7 @@ TECHNIQUES: dict[str, Entry] = {
     "optimizeGraph": Entry("trimtab_jobs.techniques.optimize_graph:optimize_graph", ModelFormat.ONNX),
     "castFloat": Entry("trimtab_jobs.techniques.cast_float:cast_float", ModelFormat.ONNX),
     "quantize": Entry("trimtab_jobs.techniques.quantize:quantize", ModelFormat.ONNX),
+    "quantizeWeights": Entry("trimtab_jobs.techniques.quantize_weights:quantize_weights", ModelFormat.ONNX),
     "prune": Entry("trimtab_jobs.techniques.prune:prune", ModelFormat.PYTORCH),
     "distill": Entry("trimtab_jobs.techniques.distill:distill", ModelFormat.PYTORCH),
 }

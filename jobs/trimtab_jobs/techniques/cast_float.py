@@ -32,7 +32,7 @@ from trimtab_jobs.engines.onnxruntime import session_options
 from trimtab_jobs.errors import InvalidInput, NotApplicable
 from trimtab_jobs.hardware import hardware
 from trimtab_jobs.model import PRECISION, Model
-from trimtab_jobs.onnx_graph import graphs, load, save
+from trimtab_jobs.onnx_graph import drop_unread_weights, graphs, load, read, replace_nodes, save, subgraphs
 from trimtab_jobs.parity import SAMPLES, disagreement
 from trimtab_jobs.techniques import Bench
 
@@ -93,7 +93,7 @@ def _cast_weights(model: onnx.ModelProto) -> str:
             nodes.append(_cast(f"{tensor.name}_float16", tensor.name, TensorProto.FLOAT))
             tensor.CopyFrom(numpy_helper.from_array(half, f"{tensor.name}_float16"))
             cast.append(half.size)
-        _replace_nodes(graph, [*nodes, *graph.node])
+        replace_nodes(graph, [*nodes, *graph.node])
     if not cast:
         raise NotApplicable(f"castFloat: the model has no FLOAT32 weight that fits FLOAT16{_but(left)}")
     return f"{len(cast)} weights of {sum(cast) / 1e6:.3g}M numbers in FLOAT16{_but(left)}"
@@ -133,9 +133,9 @@ def _cast_all(model: onnx.ModelProto, split: Split) -> str:
             body.append(_cast(twins[name], name, TensorProto.FLOAT))
         count += bool(writes)
     total = len(model.graph.node)
-    _replace_nodes(model.graph, body)
+    replace_nodes(model.graph, body)
     _fold_casts(model.graph)
-    _drop_unused(model.graph)
+    _drop_unused(model)
     if not count:
         raise NotApplicable("castFloat: the model has no node that could compute in FLOAT16")
     beyond = f"; {len(large)} tensors are beyond {LARGEST:.0f}: {', '.join(sorted(large))}"[:200] if large else ""
@@ -149,7 +149,7 @@ def _halved(node: onnx.NodeProto, fitting: Set[str], opsets: dict[str, int]) -> 
     allows it and all its tensors are FLOAT32 and within range; so the scales of Resize stay FLOAT32, for one. A node
     that would write nothing in FLOAT16, such as a comparison, gains nothing and stays as it is.
     """
-    if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+    if any(subgraphs(node)):
         return [], []
     try:
         schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
@@ -195,12 +195,6 @@ def _cast(source: str, target: str, to: int) -> onnx.NodeProto:
     return helper.make_node("Cast", [source], [target], f"{target}_cast", to=to)
 
 
-def _replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    kept = [*nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
 def _fold_casts(graph: onnx.GraphProto) -> None:
     """Store in FLOAT16 the weights that are cast to it."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -211,17 +205,15 @@ def _fold_casts(graph: onnx.GraphProto) -> None:
             graph.initializer.append(numpy_helper.from_array(half, node.output[0]))
         else:
             body.append(node)
-    _replace_nodes(graph, body)
+    replace_nodes(graph, body)
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def _drop_unused(model: onnx.ModelProto) -> None:
     """Each tensor that became FLOAT16 was also cast back, and its weights were copied; little of that is read."""
-    used = {name for inner in graphs(graph) for node in inner.node for name in node.input}
-    used |= {value.name for inner in graphs(graph) for value in inner.output}
-    _replace_nodes(graph, [node for node in graph.node if node.op_type != "Cast" or node.output[0] in used])
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    used = read(model)
+    casts = [node for node in model.graph.node if node.op_type != "Cast" or node.output[0] in used]
+    replace_nodes(model.graph, casts)
+    drop_unread_weights(model)
 
 
 def _check_same(model: Model, made: Model, split: Split) -> None:
