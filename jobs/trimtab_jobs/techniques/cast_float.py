@@ -23,16 +23,15 @@ from itertools import islice
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from trimtab.api.techniques import CastFloat, CastScope, FloatPrecision, chosen
 from trimtab_jobs.data import Array, Split
-from trimtab_jobs.engines.onnxruntime import session_options
 from trimtab_jobs.errors import InvalidInput, NotApplicable
 from trimtab_jobs.hardware import hardware
 from trimtab_jobs.model import PRECISION, Model
 from trimtab_jobs.onnx_graph import drop_unread_weights, graphs, load, read, replace_nodes, save, subgraphs
+from trimtab_jobs.onnx_prepare import observe
 from trimtab_jobs.parity import SAMPLES, disagreement
 from trimtab_jobs.techniques import Bench
 
@@ -181,12 +180,8 @@ def _observe(model: onnx.ModelProto, split: Split) -> tuple[Set[str], Set[str]]:
 
 
 def _activations(model: onnx.ModelProto, split: Split) -> Iterator[tuple[str, Array]]:
-    observed = onnx.ModelProto()
-    observed.CopyFrom(model)
     names = sorted({name for node in model.graph.node for name in node.output if name})
-    del observed.graph.output[:]
-    observed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = onnxruntime.InferenceSession(observed.SerializeToString(), session_options(1), ["CPUExecutionProvider"])
+    session = observe(model, names, threads=1)
     for sample in islice(split.batches(1), SAMPLES):
         yield from zip(names, session.run(names, sample), strict=True)
 
