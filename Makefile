@@ -31,8 +31,7 @@ setup: .venv/all ## Set up .venv with everything, torch included
 .PHONY: demo
 demo: .venv/base ## Optimize magika, a real content classifier, on this machine
 	$(BIN)/python examples/magika/prepare.py demo/magika
-	$(BIN)/trimtab run examples/magika/job.yaml --out demo/run \
-		--volume magika=demo/magika --volume magika-published=demo/published
+	$(BIN)/trimtab optimize demo/magika/model.onnx --data demo/magika --out demo/run --publish demo/published
 	@echo "the winner is in demo/published, the reasons are in demo/run/report.html"
 
 .PHONY: check

@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="trimtab", description="Keeps trained models small, fast and accurate.")
     top.add_argument("--version", action="version", version=f"trimtab {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for add in (_run, _explain, _validate, _completion, _operator):
+    for add in (_optimize, _init, _run, _explain, _validate, _completion, _operator):
         add(commands)
     return top
 
@@ -47,6 +47,37 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; {self.prog} --help says more\n")
+
+
+def _optimize(commands: Commands) -> None:
+    optimize = commands.add_parser(
+        "optimize",
+        help="find the smallest, fastest model that keeps its quality",
+        description="Look at a model and its data, derive a job, and run it on this machine.",
+    )
+    _add_model(optimize)
+    asked = optimize.add_argument_group("what must hold")
+    asked.add_argument("--max-drop", default="1%", metavar="PERCENT", help="of quality, at most; default %(default)s")
+    asked.add_argument("--metric", metavar="NAME", help="of quality; default: what fits the labels")
+    asked.add_argument("--max-size", metavar="BYTES", help="such as 20Mi")
+    asked.add_argument("--max-latency", metavar="TIME", help="at the 95th percentile, such as 5ms")
+    optimize.add_argument("--engines", metavar="A,B", help="default: every engine that is installed here")
+    optimize.add_argument("--timeout", default="4m", metavar="TIME", help="for the search; default %(default)s")
+    optimize.add_argument("--publish", type=Path, metavar="DIR", help="where the winner goes; default OUT/published")
+    optimize.add_argument("--dry-run", action="store_true", help="print the job that would run, for `trimtab run`")
+    _add_output(optimize)
+
+
+def _init(commands: Commands) -> None:
+    init = commands.add_parser(
+        "init",
+        help="write a commented job for a model",
+        description="Look at a model and its data, and write an OptimizationJob to edit and run.",
+    )
+    _add_model(init)
+    init.add_argument("-o", "--job", type=Path, default=Path("job.yaml"), metavar="FILE", help="default %(default)s")
+    init.add_argument("--force", action="store_true", help="replace the file if it is there")
+    init.set_defaults(output="text")
 
 
 def _run(commands: Commands) -> None:
@@ -103,6 +134,19 @@ def _operator(commands: Commands) -> None:
         help="run the operator in a cluster",
         description="Run the operator; its settings come from TRIMTAB_* variables, which the Helm chart sets.",
     )
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=Path, metavar="MODEL", help="an .onnx file")
+    command.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DATA",
+        help="an .npz file of arrays by input name and `labels`, or a folder with evaluation.npz "
+        "and, if you have them, calibration.npz and holdout.npz",
+    )
+    command.add_argument("--out", type=Path, metavar="DIR", help="where results go; default .trimtab/MODEL")
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:

@@ -32,7 +32,9 @@ def test_help_loads_nothing_heavy(heavy: str) -> None:
     assert heavy not in shown.split()
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["explain"], ["validate"], ["completion"], ["operator"]])
+@pytest.mark.parametrize(
+    "command", [[], ["optimize"], ["init"], ["run"], ["explain"], ["validate"], ["completion"], ["operator"]]
+)
 def test_every_command_has_help(command: list[str]) -> None:
     shown = trimtab(*command, "--help")
     assert shown.returncode == 0

@@ -1,0 +1,116 @@
+"""Look at a model and its data before there is a job: `python -m trimtab_jobs.look MODEL DATA FOLDER`.
+
+What is seen is printed as one JSON document (`trimtab.api.look.Look`). What Inspect would refuse is refused here
+already, in one line on standard error and with exit code 2, so `trimtab optimize` and `trimtab init` never write a job
+that cannot run. Splits that DATA lacks are dealt from its evaluation split into FOLDER (`trimtab_jobs.deal`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from trimtab.api.look import Look
+from trimtab.api.metrics import Metrics
+from trimtab.api.model import EngineName, Metric, ModelFormat, ModelSource
+from trimtab.api.work import INVALID_INPUT_EXIT
+from trimtab_jobs.data import Split, check_disjoint, check_inputs
+from trimtab_jobs.deal import complete, read_splits
+from trimtab_jobs.engines import EngineOptions, engine
+from trimtab_jobs.errors import InvalidInput
+from trimtab_jobs.files import FULL
+from trimtab_jobs.hardware import hardware
+from trimtab_jobs.metrics import check, choose
+from trimtab_jobs.model import Model
+from trimtab_jobs.onnx_model import import_source, operators
+from trimtab_jobs.signature import inputs, outputs
+
+LIBRARIES = {EngineName.ONNXRUNTIME: "onnxruntime", EngineName.OPENVINO: "openvino"}
+"""The engines that run models here, by the library they need. TensorRT only builds."""
+_PICKLED = "a pickled module, which is never loaded: save its weights as .safetensors and write a job, or export ONNX"
+OTHERS = {
+    ".safetensors": "weights without their architecture: write a job with model.format PyTorch and model.factory",
+    ".pt": _PICKLED,
+    ".pth": _PICKLED,
+    ".xml": "OpenVINO's own format, which is made here and not read: give the ONNX model that it was made from",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Look, print, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m trimtab_jobs.look", description="Look at a model and its data.")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--metric", type=Metric)
+    given = parser.parse_args(arguments)
+    try:
+        seen = look(given.model, given.data, given.folder, given.metric)
+    except InvalidInput as refused:
+        return _refuse(str(refused))
+    except OSError as error:
+        if error.errno not in FULL and not isinstance(error, PermissionError):
+            raise
+        remedy = "free space" if error.errno in FULL else "let this user read and write it"
+        return _refuse(f"{error.filename or given.folder}: {error.strerror}: {remedy}")
+    sys.stdout.write(seen.model_dump_json(by_alias=True, indent=1) + "\n")
+    return 0
+
+
+def _refuse(line: str) -> int:
+    sys.stderr.write(f"{line}\n")
+    return INVALID_INPUT_EXIT
+
+
+def look(path: Path, data: Path, folder: Path, metric: Metric | None = None) -> Look:
+    """See what a model is and which splits there are. Raises InvalidInput as Inspect does."""
+    with tempfile.TemporaryDirectory(prefix="trimtab-") as scratch:
+        model = _import(path, Path(scratch))
+        given = read_splits(data)
+        metric = _check(list(given.values()), model, metric, path)
+        splits = complete(given, folder)
+        labels = splits["evaluation"].labels
+        return Look(
+            format=model.format,
+            size=model.size,
+            inputs={one.name: one.form for one in inputs(model)},
+            outputs={one.name: one.form for one in outputs(model)},
+            operators=operators(model.onnx),
+            data={name: str(Path(split.file).resolve()) for name, split in splits.items()},
+            samples={name: len(split) for name, split in splits.items()},
+            labels="" if labels is None else f"{labels.dtype}[{','.join(['N', *map(str, labels.shape[1:])])}]",
+            metric=metric,
+            engines=[name for name, library in LIBRARIES.items() if find_spec(library)],
+            hardware=hardware(),
+        )
+
+
+def _import(path: Path, scratch: Path) -> Model:
+    if path.suffix in OTHERS:
+        raise InvalidInput(f"{path}: {OTHERS[path.suffix]}")
+    source = ModelSource(uri=path.resolve().as_uri(), format=ModelFormat.ONNX)
+    return import_source(source, path, None, scratch)
+
+
+def _check(splits: list[Split], model: Model, metric: Metric | None, path: Path) -> Metric:
+    """The metric to promise. Raises InvalidInput where splits do not fit the model or the metric, or share samples."""
+    for split in splits:
+        check_inputs(split, inputs(model))
+    check_disjoint(splits)
+    evaluation = next(split for split in splits if split.name == "evaluation")
+    session = engine(EngineName.ONNXRUNTIME).load(model, EngineOptions())
+    first = session.run(next(evaluation.batches(1)))
+    chosen = metric or choose(evaluation, first)
+    for split in splits:
+        check(chosen, Metrics(), split, first, str(path))
+    return chosen
+
+
+if __name__ == "__main__":
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)  # its warnings would be lines beside the one that counts
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""`trimtab optimize` and `trimtab init` on a small real model: from two files to a job, and to its end."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from trimtab.api.answer import Answer
+from trimtab.api.report import JobReport
+from trimtab.documents import read_job
+
+QUICK = ("--engines", "ONNXRuntime", "--timeout", "1s")
+
+
+def trimtab(folder: Path, *arguments: str | Path, **options) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "trimtab", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, **options)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def data(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All samples of digits in one file."""
+    parts = [dict(np.load(digits / f"{name}.npz")) for name in ("calibration", "evaluation", "holdout")]
+    file = tmp_path_factory.mktemp("data") / "all.npz"
+    np.savez(file, **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    return file
+
+
+@pytest.fixture(scope="module")
+def optimized(digits: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which `trimtab optimize` was run; one second is over before a trial begins."""
+    folder = tmp_path_factory.mktemp("optimized")
+    code, text, errors = trimtab(folder, "optimize", digits / "model.onnx", "--data", data, *QUICK)
+    assert (code, errors) == (0, "")
+    assert text.startswith("model.onnx: ONNX, 19Ki, 3 operators (2 Gemm, 1 Relu)\n")
+    return folder
+
+
+def test_two_files_are_enough(optimized: Path) -> None:
+    out = optimized / ".trimtab" / "model"
+    report = JobReport.model_validate_json((out / "report.json").read_bytes())
+    assert [promise.text for promise in report.asked.promises] == ["accuracy drops by at most 1%"]
+    assert [split.samples for split in report.asked.data] == [219, 439, 439]
+    assert report.asked.derived
+    assert report.claim
+    assert (out / "published" / "current.json").exists()
+    assert read_job(out / "job.yaml").metadata.name == "model"
+
+
+def test_again_it_only_tells(optimized: Path, digits: Path, data: Path) -> None:
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (optimized / ".trimtab" / "model" / "work").rglob("*")}
+
+    before = times()
+    command = ["optimize", digits / "model.onnx", "--data", data, *QUICK, "--output", "json"]
+    code, document, _ = trimtab(optimized, *command)
+    assert code == 0
+    assert Answer.model_validate_json(document).report
+    assert times() == before
+
+
+def test_a_dry_run_prints_a_job_that_runs_elsewhere(digits: Path, data: Path, tmp_path: Path) -> None:
+    asked = ["--max-drop", "0.5%", "--max-size", "10Ki", "--max-latency", "5ms", "--metric", "f1", "--publish", "p"]
+    code, text, _ = trimtab(tmp_path, "optimize", digits / "model.onnx", "--data", data, "--dry-run", *asked)
+    assert code == 0
+    spec = yaml.safe_load(text)["spec"]
+    assert spec["constraints"] == [
+        {"metric": "f1", "maxDrop": "0.5%"},
+        {"metric": "latencyP95", "max": "5ms"},
+        {"metric": "size", "max": "10Ki"},
+    ]
+    assert spec["publish"]["uri"] == (tmp_path / "p").as_uri()
+    assert not (tmp_path / ".trimtab" / "model" / "status.json").exists()
+    (tmp_path / "job.yaml").write_text(text)
+    assert trimtab(tmp_path, "validate", "job.yaml")[0] == 0
+
+
+def test_init_writes_a_job_with_what_was_seen(digits: Path, tmp_path: Path) -> None:
+    code, said, _ = trimtab(tmp_path, "init", digits / "model.onnx", "--data", digits, "-o", "mine.yaml")
+    assert (code, said) == (0, "mine.yaml: run it with trimtab run\n")
+    text = (tmp_path / "mine.yaml").read_text()
+    assert "# inputs: image float32[N,64]" in text
+    assert read_job(tmp_path / "mine.yaml").spec.data.holdout.uri == (digits / "holdout.npz").as_uri()
+    assert not (tmp_path / ".trimtab").exists() or not list((tmp_path / ".trimtab").iterdir())
+    code, _, errors = trimtab(tmp_path, "init", digits / "model.onnx", "--data", digits, "-o", "mine.yaml")
+    assert (code, errors) == (
+        2,
+        "--job mine.yaml: it is there already; name another file, or add --force to replace it\n",
+    )
+    assert trimtab(tmp_path, "init", digits / "model.onnx", "--data", digits, "-o", "mine.yaml", "--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--max-drop", "1"], "--max-drop: '1' is not a percent such as 1%"),
+        (["--max-size", "5ms"], "--max-size: '5ms' is not a quantity such as 20Mi"),
+        (["--max-latency", "20Mi"], "--max-latency: '20Mi' is not a duration such as 5ms or 2h, at most 99999h"),
+        (["--timeout", "soon"], "--timeout: 'soon' is not a duration such as 5ms or 2h, at most 99999h"),
+        (
+            ["--engines", "openvin"],
+            "--engines: 'openvin' is none of ONNXRuntime, OpenVINO, TensorRT; did you mean OpenVINO?",
+        ),
+        (
+            ["--metric", "acuracy"],
+            "--metric: 'acuracy' is none of accuracy, topK, f1, auroc, mse, mae, cosine; did you mean accuracy?",
+        ),
+        ([], "model.uri: {folder}/none.onnx: there is no such file: check the address"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_left(data: Path, tmp_path: Path, flags: list[str], line: str) -> None:
+    code, text, errors = trimtab(tmp_path, "optimize", tmp_path / "none.onnx", "--data", data, *flags)
+    assert (code, text) == (2, "")
+    assert errors == line.format(folder=tmp_path) + "\n"
+    assert list(tmp_path.rglob("*.*")) in ([], [tmp_path / ".trimtab"])
+
+
+@pytest.mark.parametrize(("command", "limit"), [("optimize", 4_000), ("run", 15_000)])
+def test_a_full_disk_is_one_line(digits: Path, tmp_path: Path, command: str, limit: int) -> None:
+    """A limit on files stands for it: the first stops the splits, the second the model in the store."""
+    asked = {
+        "optimize": ["optimize", digits / "model.onnx", "--data", digits / "evaluation.npz"],
+        "run": ["run", digits / "job.yaml", "--volume", f"digits={digits}"],
+    }[command]
+
+    def nearly_full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    code, _, errors = trimtab(tmp_path, *asked, preexec_fn=nearly_full)
+    assert code == 2, errors
+    assert len(errors.splitlines()) == 1
+    assert "File too large" in errors
+    assert "free space" in errors
+    assert not list(tmp_path.rglob("*.part*"))
