@@ -55,16 +55,17 @@ class Judge:
         """The quality metric that counts."""
         return next(iter(self.qualities))
 
-    def rows(self, session: Session, split: Split) -> dict[Metric, Rows]:
-        """What every metric keeps of the session's answers. Raises NotANumber."""
-        rivals = [self._original] if Metric.COSINE in self.qualities else []
+    def rows(self, session: Session, split: Split, metrics: Collection[Metric] = ()) -> dict[Metric, Rows]:
+        """What each of the quality metrics, or of those given, keeps of the session's answers. Raises NotANumber."""
+        wanted = {metric: how for metric, how in self.qualities.items() if metric in metrics or not metrics}
+        rivals = [self._original] if Metric.COSINE in wanted else []
         size = min(batch_size(one, split) for one in (session, *rivals))
-        kept: dict[Metric, list[Rows]] = {metric: [] for metric in self.qualities}
+        kept: dict[Metric, list[Rows]] = {metric: [] for metric in wanted}
         for start, inputs in zip(range(0, len(split), size), split.batches(size), strict=True):
             labels = None if split.labels is None else split.labels[start : start + size]
             original = rivals[0].run(inputs) if rivals else ()
             batch = Batch(min(size, len(split) - start), _numbers(session.run(inputs)), labels, original)
-            for metric, how in self.qualities.items():
+            for metric, how in wanted.items():
                 kept[metric].append(how.rows(batch))
         return {metric: join(parts) for metric, parts in kept.items()}
 
@@ -85,10 +86,9 @@ class Judge:
         Infinity where it does not answer with numbers. The original is loaded and run at the first call.
         """
         try:
-            after = self.values(session, self._splits.evaluation)[self.primary]
+            return self.settings.drop(self.primary, self._before, self._primary_of(session))
         except NotANumber:
             return math.inf
-        return self.settings.drop(self.primary, self._before, after)
 
     @cached_property
     def _original(self) -> Session:
@@ -96,7 +96,11 @@ class Judge:
 
     @cached_property
     def _before(self) -> float:
-        return self.values(self._original, self._splits.evaluation)[self.primary]
+        return self._primary_of(self._original)
+
+    def _primary_of(self, session: Session) -> float:
+        split = self._splits.evaluation
+        return self.value(self.primary, self.rows(session, split, {self.primary})[self.primary], split)
 
 
 class NotANumber(InvalidInput):

@@ -17,148 +17,31 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
-from trimtab.api.model import EngineName, Metric, ModelFormat, SourceFormat, show_metric
+from trimtab.api.model import Metric
 from trimtab.api.status import Claim, Inspection, Interval, Verdict
-from trimtab.api.work import ErrorKind, Finalist, Measurement, Report, Stage, Task, Timing, WorkError
+from trimtab.api.work import ErrorKind, Finalist, Report, Stage, Task, Timing, WorkError
 from trimtab_jobs import publish as publishing
 from trimtab_jobs.claim import Compared, claim
-from trimtab_jobs.data import Array, Split, Splits, check_disjoint, check_inputs
+from trimtab_jobs.data import Array, Split, check_disjoint, check_inputs
+from trimtab_jobs.desk import CODE_PIN, Desk
 from trimtab_jobs.drift.profile import make_profile, predicted
-from trimtab_jobs.engines import EngineOptions, Session, engine
+from trimtab_jobs.engines import Session
 from trimtab_jobs.errors import Crashed, InvalidInput, NotApplicable, OutOfSpace, Temporary, WorkFailure
-from trimtab_jobs.evaluate import Judge, batch_size, caller, latencies, measure, throughput_batch
+from trimtab_jobs.evaluate import batch_size, caller, latencies, throughput_batch
 from trimtab_jobs.files import FULL
 from trimtab_jobs.hardware import hardware, peak_memory
-from trimtab_jobs.metrics import CLASSIFIES, check, choose
-from trimtab_jobs.model import Model
+from trimtab_jobs.metrics import CLASSIFIES, check
 from trimtab_jobs.onnx_model import operators
-from trimtab_jobs.pipeline import Context, convert, run_steps
+from trimtab_jobs.pipeline import run_steps
 from trimtab_jobs.signature import inputs
-from trimtab_jobs.store import Store, digest_file, digest_folder, resolve
+from trimtab_jobs.store import Store, resolve
 from trimtab_jobs.timing import TAIL, Race, race, ratio
 
 log = logging.getLogger(__name__)
-
-SOURCES = {SourceFormat.ONNX: "trimtab_jobs.onnx_model", SourceFormat.PYTORCH: "trimtab_jobs.torch_model"}
-"""What checks a model of each format and brings it into a folder: `import_source(source, path, code, out)`."""
-CODE_PIN = "metrics.custom.code"
-"""Among the pinned digests."""
-
-
-class Desk:
-    """A Task with its addresses resolved and its files checked against the digests that Inspect pinned."""
-
-    def __init__(self, task: Task, store: Store) -> None:
-        self.task = task
-        self.store = store
-        self.hardware = hardware()
-        self.options = EngineOptions(self.hardware.threads, task.target.compute_capability)
-        self.paths = {name: resolve(split.uri, f"data.{name}") for name, split in task.data.named().items()}
-        self.splits = Splits(self.paths)
-
-    def pinned(self, *names: str) -> dict[str, str]:
-        """The digests of those splits that are given. Raises InvalidInput for one that changed since Inspect."""
-        paths = {name: self.paths[name] for name in names if name in self.paths}
-        for name, path in paths.items():
-            if not path.is_file():
-                raise InvalidInput(f"data.{name}: {path}: there is no such file any more: put it back")
-        digests = {name: digest_file(path) for name, path in paths.items()}
-        for name, digest in digests.items():
-            self._check_pin(name, f"data.{name}: {paths[name]}", digest)
-        return digests
-
-    @cached_property
-    def source(self) -> str:
-        """The input model as an artifact."""
-        source = self.task.model
-        path = resolve(source.uri, "model.uri")
-        code = resolve(source.code, "model.code") if source.code else None
-        with tempfile.TemporaryDirectory(prefix="trimtab-") as out:
-            import_module(SOURCES[source.format]).import_source(source, path, code, Path(out))
-            self._check_pin("model", f"model.uri: {source.uri}", digest_folder(Path(out)))
-            return self.store.put(Path(out))
-
-    def _check_pin(self, name: str, what: str, digest: str) -> None:
-        if self.task.pins.get(name, digest) != digest:
-            raise InvalidInput(f"{what} changed since the job began: put the old content back, or create a new job")
-
-    def context(self) -> Context:
-        task = self.task
-        quality = [task.quality, task.metrics.wire(), task.target.engines[0], self.code_digest]
-        return Context(
-            store=self.store,
-            original=self.source,
-            splits=self.splits,
-            data=self.pinned("calibration", "train", "evaluation"),
-            seed=task.seed,
-            hardware=self.hardware,
-            drop=self.drop,
-            quality=quality,
-        )
-
-    def drop(self, session: Session) -> float:
-        """What `Bench.drop` is."""
-        return self.judge.drop(session)
-
-    @cached_property
-    def baseline(self) -> str:
-        """The input model as an ONNX artifact."""
-        return convert(self.source, ModelFormat.ONNX, self.context())
-
-    @cached_property
-    def code(self) -> Path | None:
-        """The file of a custom metric."""
-        custom = self.task.metrics.custom
-        return resolve(custom.code, "metrics.custom.code") if custom and custom.code else None
-
-    @property
-    def code_digest(self) -> str:
-        if self.code is None:
-            return ""
-        if not self.code.is_file():
-            raise InvalidInput(f"metrics.custom.code: {self.code}: there is no such file: check the address")
-        digest = digest_file(self.code)
-        self._check_pin(CODE_PIN, f"metrics.custom.code: {self.code}", digest)
-        return digest
-
-    @cached_property
-    def judge(self) -> Judge:
-        return Judge([self.quality, *self.task.measure], self.task.metrics, self._original, self.splits, self.code)
-
-    @cached_property
-    def quality(self) -> Metric:
-        """The quality metric that counts."""
-        return self.task.quality or choose(self.splits.evaluation, self.first_outputs)
-
-    @cached_property
-    def first_outputs(self) -> list[Array]:
-        """What the input model answers to one sample. Asked of ONNX Runtime, which every image has."""
-        session = engine(EngineName.ONNXRUNTIME).load(self.model(self.baseline), self.options)
-        return session.run(next(self.splits.evaluation.batches(1)))
-
-    def _original(self) -> Session:
-        return engine(self.task.target.engines[0]).load(self.model(self.baseline), self.options)
-
-    def model(self, artifact: str) -> Model:
-        return self.store.model(artifact)
-
-    def measure(self, artifact: str) -> list[Measurement]:
-        """The artifact on every engine of the target, over the evaluation split."""
-        found = []
-        for name in self.task.target.engines:
-            measured = measure(name, self.model(artifact), self.splits.evaluation, self.options, self.judge)
-            log.info("%s: %s", name.value, _show(measured))
-            found.append(measured)
-        return found
-
-    def load(self, finalist: Finalist) -> Session:
-        return engine(finalist.engine).load(self.model(finalist.artifact), self.options)
 
 
 def run(task: Task) -> Report:
@@ -358,9 +241,3 @@ def _keep(store: Store, task: Task, report: Report) -> None:
         store.save_report(task.job.uid, report)
     except WorkFailure as failure:  # what decisions need is in the termination message
         log.warning("the full report was not kept: %s", failure)
-
-
-def _show(measured: Measurement) -> str:
-    if not measured.executed:
-        return f"not executed: {measured.note}"
-    return ", ".join(f"{metric} {show_metric(metric, value)}" for metric, value in measured.metrics.items())

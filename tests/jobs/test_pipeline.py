@@ -14,11 +14,11 @@ from bad_inputs import make_model
 from trimtab.api.model import EngineName, ModelFormat
 from trimtab.api.techniques import Step
 from trimtab.api.work import Report, Task
+from trimtab_jobs.desk import Desk
 from trimtab_jobs.engines import EngineOptions, engine
 from trimtab_jobs.errors import NotApplicable
 from trimtab_jobs.model import Model
 from trimtab_jobs.pipeline import Context, run_steps
-from trimtab_jobs.run import Desk
 from trimtab_jobs.store import Store
 
 from .chain import STEPS, write_chain
