@@ -19,7 +19,7 @@ from trimtab.api.status import Hardware
 
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
 LIBRARIES = (
-    "trimtab", "numpy", "onnx", "onnxruntime", "onnxslim", "onnxconverter-common", "openvino",
+    "trimtab", "numpy", "onnx", "onnxruntime", "onnxslim", "openvino", "nncf",
     "torch", "torch-pruning", "onnxscript", "tensorrt-rtx",
 )  # fmt: skip
 
