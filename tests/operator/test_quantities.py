@@ -59,6 +59,9 @@ def test_a_number_for_the_api_has_six_digits_and_no_exponent(value: float, text:
         (q.show_quantity, 3163737, "3.02Mi"),
         (q.show_quantity, 10, "10"),
         (q.show_percent, 0.9531, "95.3%"),
+        (q.show_percent, 0.99981, "99.98%"),
+        (q.show_percent, 0.999999999, "100%"),
+        (q.show_percent, 1.0, "100%"),
     ],
 )
 def test_show(show, value: float, text: str) -> None:

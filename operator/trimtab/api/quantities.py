@@ -82,8 +82,9 @@ def show_quantity(size: float) -> str:
 
 
 def show_percent(fraction: float) -> str:
-    """A fraction for people: `0.9531` is `95.3%`."""
-    return f"{100 * fraction:.3g}%"
+    """A fraction for people: `0.9531` is `95.3%`. What is not quite all is not rounded to it: `0.99981` is `99.98%`."""
+    digits = next((n for n in range(3, 7) if fraction >= 1 or f"{100 * fraction:.{n}g}" != "100"), 3)
+    return f"{100 * fraction:.{digits}g}%"
 
 
 def show_decimal(value: float) -> str:
