@@ -34,6 +34,7 @@ from trimtab.api.techniques import (
     OptimizeGraph,
     Quantize,
     QuantizeMethod,
+    QuantizeWeights,
     Step,
 )
 from trimtab.search import Exploration
@@ -54,6 +55,7 @@ class Pipeline(NamedTuple):
     cast: Step | None = None
     static: Step | None = None
     dynamic: Step | None = None
+    weights: Step | None = None
 
     @property
     def steps(self) -> list[Step]:
@@ -122,7 +124,7 @@ def _look(inspection: Inspection, target: Target, hardware: Hardware, constraint
     def count(names: Collection[str]) -> int:
         return sum(inspection.operators.get(name, 0) for name in names)
 
-    drops = [constraint.max_drop for constraint in constraints if constraint.max_drop]
+    drops = [c.max_drop for c in constraints if c.max_drop and c.metric == inspection.quality]
     return Look(
         convolutions=count(CONVOLUTIONS),
         products=count(PRODUCTS),
@@ -156,6 +158,7 @@ def _attention(look: Look) -> Iterator[Pipeline]:
     yield Pipeline(dynamic=dynamic)
     yield Pipeline(graph=fused, dynamic=dynamic)
     yield from _bfloat16(look)
+    yield Pipeline(weights=_weights())
     yield Pipeline(graph=fused)
     if look.calibrated:
         yield Pipeline(static=_static(look, OperatorScope.MATMUL, CalibrateMethod.PERCENTILE))
@@ -199,6 +202,7 @@ def _convolutional(look: Look) -> Iterator[Pipeline]:
 
 def _perceptron(look: Look) -> Iterator[Pipeline]:
     yield Pipeline(dynamic=_dynamic(look))
+    yield Pipeline(weights=_weights())
     if look.calibrated:
         yield Pipeline(static=_static(look, OperatorScope.COMPUTE))
     yield from _bfloat16(look)
@@ -208,6 +212,10 @@ def _bfloat16(look: Look) -> Iterator[Pipeline]:
     """Where the CPU has instructions for it."""
     if look.bfloat16 and look.openvino:
         yield Pipeline(cast=_cast(FloatPrecision.BFLOAT16))
+
+
+def _weights() -> Step:
+    return Step(quantize_weights=QuantizeWeights(bits=[8]))
 
 
 def _graph(optimizer: GraphOptimizer) -> Step:
