@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trimtab_jobs.data import Split
     from trimtab_jobs.engines import Session
 
-SAMPLES = 16
+SAMPLES = 8
 """How many samples rank the layers."""
 
 

@@ -24,6 +24,7 @@ from trimtab.api.model import EngineName, ModelFormat
 from trimtab.api.techniques import Quantize
 from trimtab_jobs.data import Splits
 from trimtab_jobs.engines import EngineOptions, NotExecutable, Session, engine
+from trimtab_jobs.engines.onnxruntime import session_options
 from trimtab_jobs.errors import InvalidInput, NotApplicable
 from trimtab_jobs.model import Model, open_model
 from trimtab_jobs.techniques import Bench
@@ -206,6 +207,59 @@ def test_says_why_it_does_not_apply(tmp_path: Path, text: str, config: dict[str,
     with pytest.raises(NotApplicable, match=f"^quantize: .*{reason}"):
         bench.quantize(**{"operator_scope": "All", **config})
     assert not list((tmp_path / "out").iterdir())
+
+
+RESIDUAL = """
+<ir_version: 3, opset_import: ["" : 9]>
+net (float[N,8,6,6] x, float[8,8,3,3] w1, float[8,8,3,3] w2, float[8,8,3,3] w3) => (float[N,8,4,4] y) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, w1)
+    b = Relu (a)
+    c = Conv <pads = [1, 1, 1, 1]> (b, w2)
+    d = Sum (b, c)
+    e = Relu (d)
+    f = MaxPool <kernel_shape = [3, 3], strides = [1, 1]> (e)
+    y = Conv <pads = [1, 1, 1, 1]> (f, w3)
+}
+"""
+
+
+def test_a_residual_block_is_integer_throughout(tmp_path: Path) -> None:
+    """Also: weights that are inputs as well, an old opset, nodes without names."""
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((8, 8, 3, 3)).astype(np.float32) / 8 for name in ("w1", "w2", "w3")}
+    bench = workbench(tmp_path, RESIDUAL, weights, normal(20, 8, 6, 6))
+    quantized = bench.quantize()
+    options = session_options(threads=1)
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(quantized.onnx, options)
+    fused = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert fused["QLinearConv"] == 3
+    assert fused["QLinearAdd"] == 1
+    assert not {"Conv", "Add", "Relu"} & fused.keys()
+    assert fused["QuantizeLinear"] == fused["DequantizeLinear"] == 1  # at the input and at the output
+    x = {"x": normal(20, 8, 6, 6)}
+    expected = outputs(bench.source, x)
+    np.testing.assert_allclose(outputs(quantized.onnx, x), expected, atol=0.04 * np.abs(expected).max())
+
+
+RECURRENCES = """
+<ir_version: 8, opset_import: ["" : 15]>
+net (float[5,1,8] x) => (float[5,1,1,8] y) {
+    a, = LSTM <hidden_size = 8> (x, w4, r4)
+    b = Squeeze (a, one)
+    y, = GRU <hidden_size = 8> (b, w3, r3)
+}
+"""
+
+
+def test_says_which_recurrences_became_integer(tmp_path: Path) -> None:
+    weights = {f"{kind}{gates}": 0.1 * normal(1, gates * 8, 8) for kind in "wr" for gates in (3, 4)}
+    bench = workbench(tmp_path, RECURRENCES, weights | {"one": np.array([1])}, normal(5, 1, 8))
+    quantized = bench.quantize(method="Dynamic")
+    assert bench.notes[0].startswith("1 LSTM in INT8, of 1 nodes in scope")
+    assert bench.notes[1] == "1 GRU in floating point: Dynamic has no integer form of it"
+    x = {"x": normal(5, 1, 8)}
+    np.testing.assert_allclose(outputs(quantized.onnx, x), outputs(bench.source, x), atol=0.02)
 
 
 FRAGILE = """

@@ -47,6 +47,7 @@ from trimtab_jobs.techniques import Bench
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 PRODUCTS = frozenset({"Attention", "Gemm", "LSTM", "MatMul"})
+RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 SCOPES = {
     OperatorScope.ALL: CONVOLUTIONS | PRODUCTS | qdq.ALONE | {*IntegerOpsRegistry},
     OperatorScope.COMPUTE: CONVOLUTIONS | PRODUCTS,
@@ -64,6 +65,8 @@ INTEGER_FORMS = {
     "QAttention": "Attention",
 }
 """What Dynamic makes of an operator, after it made every Gemm a MatMul."""
+PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
+"""Without this mark ONNX Runtime warns, each time, that a model should be prepared."""
 WEIGHT_TYPES = {IntegerType.INT8: quantization.QuantType.QInt8, IntegerType.UINT8: quantization.QuantType.QUInt8}
 
 Build = Callable[[Collection[str]], onnx.ModelProto]
@@ -88,6 +91,8 @@ def quantize(model: Model, config: Quantize, bench: Bench) -> Model:
         raise NotApplicable(f"quantize: ONNX Runtime left every {', '.join(sorted(operators))} as it was")
     bench.float_layers.extend(node.name for node in nodes if node not in kept)
     bench.note(_note(quantized, nodes, len(nodes) - len(kept), config))
+    if recurrent := Counter(node.op_type for node in prepared.graph.node if node.op_type in RECURRENT - operators):
+        bench.note(f"{_counts(recurrent)} in floating point: {chosen(config.method)} has no integer form of it")
     return save(result, bench.out)
 
 
@@ -142,6 +147,7 @@ def _dynamic(network: qdq.Network, names: Sequence[str], config: Quantize, bench
     def build(kept: Collection[str]) -> onnx.ModelProto:
         model = onnx.ModelProto()
         model.CopyFrom(network.model)
+        onnx.helper.set_model_props(model, PREPARED)
         with TemporaryDirectory() as scratch:
             path = Path(scratch, ONNX_FILE)
             quantization.quantize_dynamic(
