@@ -242,6 +242,27 @@ def test_a_residual_block_is_integer_throughout(tmp_path: Path) -> None:
     np.testing.assert_allclose(outputs(quantized.onnx, x), expected, atol=0.04 * np.abs(expected).max())
 
 
+BRANCHES = """
+<ir_version: 8, opset_import: ["" : 15]>
+net (float[N,4] x, bool[1] cold) => (float[N,4] y) {
+    z = MatMul (x, w)
+    y = If (cold) <
+        then_branch = kept () => (float[N,4] k) { k = MatMul (x, w) },
+        else_branch = shifted () => (float[N,4] s) { s = Add (z, b) }
+    >
+}
+"""
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_branches_keep_what_they_read(tmp_path: Path, cold: bool) -> None:
+    bench = workbench(tmp_path, BRANCHES, {"w": normal(4, 4), "b": normal(4)}, normal(20, 4))
+    np.savez(bench.calibration, x=normal(20, 4), cold=np.array([cold] * 20))
+    quantized = bench.quantize()
+    x = {"x": normal(20, 4), "cold": np.array([cold])}
+    np.testing.assert_allclose(outputs(quantized.onnx, x), outputs(bench.source, x), atol=0.1)
+
+
 RECURRENCES = """
 <ir_version: 8, opset_import: ["" : 15]>
 net (float[5,1,8] x) => (float[5,1,1,8] y) {

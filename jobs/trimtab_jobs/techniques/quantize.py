@@ -34,7 +34,7 @@ from trimtab.api.techniques import (
     chosen,
     chosen_int,
 )
-from trimtab_jobs import qdq
+from trimtab_jobs import qdq, qdq_writer
 from trimtab_jobs.calibration import ranges
 from trimtab_jobs.engines import EngineOptions, Session, engine
 from trimtab_jobs.errors import InvalidInput, NotApplicable
@@ -136,7 +136,7 @@ def _static(network: qdq.Network, names: Sequence[str], config: Quantize, bench:
     samples = bench.splits.calibration.spread(chosen_int(config.calibration_samples))
     tensors = sorted(qdq.plan(network, names, scheme).tensors)
     found = ranges(network.model, tensors, samples, chosen(config.calibrate_method), bench.threads)
-    return lambda kept: qdq.quantized(network, qdq.plan(network, kept, scheme), found)
+    return lambda kept: qdq_writer.quantized(network, qdq.plan(network, kept, scheme), found)
 
 
 def _dynamic(network: qdq.Network, names: Sequence[str], config: Quantize, bench: Bench) -> Build:
