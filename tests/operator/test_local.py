@@ -122,17 +122,17 @@ def test_killed_at_seeded_moments_it_ends_like_an_undisturbed_run(
     digits: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     moments = random.Random(3)
-    finished: dict[str, int] = {}
-    for _ in range(10):
+    finished: dict[Path, int] = {}
+    for _ in range(20):
         process = start(digits, tmp_path)
         try:
             process.wait(moments.uniform(0.2, 3))
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
-        for message in tmp_path.rglob("message"):
-            seen = finished.setdefault(message.parent.name, message.stat().st_mtime_ns)
-            assert message.stat().st_mtime_ns == seen, f"{message.parent.name} had finished and ran again"
+        for result in (*tmp_path.glob("work/*/message"), *tmp_path.glob("store/cache/*.json")):
+            seen = finished.setdefault(result, result.stat().st_mtime_ns)
+            assert result.stat().st_mtime_ns == seen, f"{result}: was finished and made again"
     process = start(digits, tmp_path)
     process.communicate(timeout=120)
     assert process.returncode == 0
