@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -34,6 +34,11 @@ def threads(root: Path = Path("/")) -> int:
     """How many threads can run at once: the lesser of CPU quota and affinity, at least one."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min([affinity, *_quotas(root)])))
+
+
+def saturates(flags: Collection[str]) -> bool:
+    """Whether the CPU adds products of 8 bits in 16, as x86 does without VNNI: weights of 7 bits fit."""
+    return "avx2" in flags and not {"avx_vnni", "avx512_vnni"} & {*flags}
 
 
 def peak_memory() -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.api.model import ModelFormat
+from trimtab_jobs.errors import NotApplicable
 from trimtab_jobs.model import IR_FILE, Model
 from trimtab_jobs.signature import Input
 
@@ -21,14 +22,22 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 import openvino as openvino  # noqa: E402, PLC0414 (the alias says that others may have it from here)
 
 
-def save(graph: Any, folder: Path) -> Model:
-    """Write a graph as a Model, its weights in the types they have.
+def from_onnx(model: Model, title: str) -> Any:
+    """An ONNX model as OpenVINO's graph; axes that vary still do. Raises NotApplicable, begun with `title`."""
+    try:
+        return openvino.Core().read_model(model.onnx)
+    except RuntimeError as error:
+        raise NotApplicable(f"{title}: OpenVINO cannot convert this model: {cause(error)}") from error
+
+
+def save(graph: Any, folder: Path, details: dict[str, Any] | None = None) -> Model:
+    """Write a graph as a Model, its weights in the types they have; `details` are the Model's.
 
     OpenVINO's own default rounds them to FP16 to halve the file, which is a quantization that nobody asked for: the
     CPU computes in FP32 all the same.
     """
     openvino.save_model(graph, folder / IR_FILE, compress_to_fp16=False)
-    return Model(folder, ModelFormat.OPENVINO).save_manifest()
+    return Model(folder, ModelFormat.OPENVINO, details or {}).save_manifest()
 
 
 def inputs(file: Path) -> list[Input]:
@@ -47,9 +56,9 @@ def dtype(port: Any) -> np.dtype[Any]:
     return found
 
 
-def cause(error: RuntimeError) -> str:
+def cause(error: Exception) -> str:
     """The last line of what OpenVINO says: those before are a trail of source files."""
-    return str(error).strip().splitlines()[-1]
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def _described(port: Any) -> Input:

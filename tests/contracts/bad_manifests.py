@@ -141,6 +141,12 @@ CASES = (
     Case(JOB, {"spec.metrics": {"custom": {"function": "score"}}}, "'score' is not a module:function such as"),
     Case(JOB, {"spec.data.train": REMOVED}, "distill trains: give data.train"),
     Case(JOB, {"spec.data.calibration": REMOVED}, "static quantization needs data.calibration"),
+    Case(JOB, {"spec.techniques.2": {"nncf": {}}, "spec.data.calibration": REMOVED}, "nncf needs data.calibration"),
+    Case(
+        JOB,
+        {"spec.techniques.2": {"nncf": {}}, "spec.target.engines": ["ONNXRuntime"]},
+        "only OpenVINO runs what nncf makes: add it to target.engines",
+    ),
     Case(
         JOB,
         {"spec.model.format": "ONNX", "spec.model.factory": REMOVED},

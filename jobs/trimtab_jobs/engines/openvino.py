@@ -40,10 +40,12 @@ class OpenVino:
             compiled = core.compile_model(core.read_model(model.file), "CPU", settings)
         except RuntimeError as error:
             raise InvalidInput(f"{model.file.name}: OpenVINO refuses this model: {cause(error)}") from error
-        return _Session(compiled, model.size)
+        return OpenVinoSession(compiled, model.size)
 
 
-class _Session:
+class OpenVinoSession:
+    """One request at a time to a compiled model, whoever compiled it."""
+
     def __init__(self, compiled: Any, size: int) -> None:
         self._request = compiled.create_infer_request()
         self._dtypes = {port.any_name: dtype(port) for port in compiled.inputs}

@@ -62,6 +62,7 @@ TECHNIQUES: dict[str, Entry] = {
     "castFloat": Entry("trimtab_jobs.techniques.cast_float:cast_float", ModelFormat.ONNX),
     "quantize": Entry("trimtab_jobs.techniques.quantize:quantize", ModelFormat.ONNX),
     "quantizeWeights": Entry("trimtab_jobs.techniques.quantize_weights:quantize_weights", ModelFormat.ONNX),
+    "nncf": Entry("trimtab_jobs.techniques.nncf:nncf", ModelFormat.ONNX),
     "prune": Entry("trimtab_jobs.techniques.prune:prune", ModelFormat.PYTORCH),
     "distill": Entry("trimtab_jobs.techniques.distill:distill", ModelFormat.PYTORCH),
 }

@@ -38,7 +38,7 @@ from trimtab_jobs import qdq, qdq_writer
 from trimtab_jobs.calibration import ranges
 from trimtab_jobs.engines import EngineOptions, Session, engine
 from trimtab_jobs.errors import InvalidInput, NotApplicable
-from trimtab_jobs.hardware import hardware
+from trimtab_jobs.hardware import hardware, saturates
 from trimtab_jobs.mixed_precision import fewest, ranked
 from trimtab_jobs.model import ONNX_FILE, Model
 from trimtab_jobs.onnx_graph import save
@@ -211,13 +211,9 @@ def _reduced(config: Quantize) -> bool:
     """Whether weights get 7 bits."""
     match chosen(config.reduce_range):
         case ReduceRange.AUTO:
-            return chosen(config.weight_type) == IntegerType.INT8 and _saturates(hardware().flags)
+            return chosen(config.weight_type) == IntegerType.INT8 and saturates(hardware().flags)
         case setting:
             return setting == ReduceRange.ALWAYS
-
-
-def _saturates(flags: Collection[str]) -> bool:
-    return "avx2" in flags and not {"avx_vnni", "avx512_vnni"} & {*flags}
 
 
 def _quantized(graph: onnx.GraphProto, operators: Collection[str]) -> Counter[str]:
@@ -240,5 +236,5 @@ def _note(quantized: Counter[str], nodes: Sequence[NodeProto], reverted: int, co
     if reverted:
         said.append(f"{reverted} of them left in floating point to lose at most {config.max_drop}")
     if _reduced(config):
-        said.append("weights of 7 bits" + (", as this CPU has no VNNI" if _saturates(hardware().flags) else ""))
+        said.append("weights of 7 bits" + (", as this CPU has no VNNI" if saturates(hardware().flags) else ""))
     return "; ".join(said)

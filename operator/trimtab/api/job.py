@@ -17,6 +17,7 @@ from trimtab.api.model import (
     QUALITY,
     UNITS,
     Data,
+    EngineName,
     Metric,
     ModelSource,
     SourceFormat,
@@ -180,6 +181,16 @@ class OptimizationJobSpec(Spec):
             "!self.techniques.exists(t, has(t.quantize) && 'Static' in t.quantize.method)",
             "static quantization needs data.calibration",
             lambda s: not _needs_calibration(s) or s.data.calibration is not None,
+        ),
+        Rule(
+            "has(self.data.calibration) || !has(self.techniques) || self.techniques.all(t, !has(t.nncf))",
+            "nncf needs data.calibration",
+            lambda s: not _has_step(s, "nncf") or s.data.calibration is not None,
+        ),
+        Rule(
+            "!has(self.techniques) || self.techniques.all(t, !has(t.nncf)) || 'OpenVINO' in self.target.engines",
+            "only OpenVINO runs what nncf makes: add it to target.engines",
+            lambda s: not _has_step(s, "nncf") or EngineName.OPENVINO in s.target.engines,
         ),
         Rule(
             "self.model.format == 'PyTorch' || !has(self.techniques) || "

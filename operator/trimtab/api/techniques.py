@@ -257,6 +257,48 @@ class QuantizeWeights(Spec):
     )
 
 
+class NncfPreset(StrEnum):
+    PERFORMANCE = "Performance"
+    MIXED = "Mixed"
+
+
+class NncfModelType(StrEnum):
+    NONE = "None"
+    TRANSFORMER = "Transformer"
+
+
+class Nncf(Spec):
+    """Post-training INT8 quantization by NNCF (Kozlov et al., arXiv:2002.08679), for OpenVINO only: the last step."""
+
+    preset: Choice[NncfPreset] = Field(
+        [NncfPreset.PERFORMANCE],
+        description="Performance is symmetric; Mixed spends the steps of an activation on the range seen.",
+    )
+    model_type: Choice[NncfModelType] = Field(
+        [NncfModelType.NONE],
+        description="Transformer keeps what attention is sensitive to in floating point, and smooths outliers.",
+    )
+    operator_scope: Choice[OperatorScope] = Field(
+        [OperatorScope.ALL, OperatorScope.COMPUTE],
+        description="Compute quantizes convolutions and matrix products; Conv and MatMul only these or those. All adds "
+        "elementwise operators.",
+    )
+    fast_bias_correction: Choice[bool] = Field(
+        [True], description="False corrects biases layer by layer, by running the model: slower, often more accurate."
+    )
+    calibration_samples: IntRange = Field(
+        fixed_int(300), description="How many samples, spread over the calibration split, are observed at most."
+    )
+    max_drop: Percent | None = Field(
+        None,
+        description="Layers whose quantization costs most go back to floating point until no more than this is lost on "
+        "the evaluation split.",
+    )
+    max_evaluations: int = Field(
+        12, ge=4, le=100, description="How often the evaluation split may be run through a model to keep maxDrop."
+    )
+
+
 class Granularity(StrEnum):
     CHANNEL = "Channel"
 
@@ -287,6 +329,7 @@ class Techniques(Spec):
     cast_float: CastFloat | None = None
     quantize: Quantize | None = None
     quantize_weights: QuantizeWeights | None = None
+    nncf: Nncf | None = None
     prune: Prune | None = None
     distill: Distill | None = None
 
