@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from trimtab.api.job import Algorithm, OptimizationJob
+from trimtab.api.job import OptimizationJob
 from trimtab.api.report import JobReport
 from trimtab.recipe import explore
 from trimtab.report import build
@@ -17,7 +17,7 @@ def explain(job: OptimizationJob) -> str:
     """What was asked, what came of it and why, and every candidate."""
     report = build(job)
     begun = bool(job.status.trials)
-    facts = [*_asked(report), *(_findings(report) if begun else _plan(job, report))]
+    facts = [*_asked(report), *_techniques(job, report), *(_findings(report) if begun else _plan(job, report))]
     width = max(len(name) for name, _ in facts)
     lines = [f"{job.metadata.name}: {report.headline if begun else 'not run yet.'}"]
     lines += [f"  {name.ljust(width)}  {text}" for name, text in facts if text]
@@ -29,7 +29,13 @@ def _asked(report: JobReport) -> Iterator[tuple[str, str]]:
     yield "promised", "; ".join(promise.text for promise in asked.promises) or "nothing"
     yield "preferred", ", then ".join(asked.objectives)
     yield "engines", ", ".join(asked.engines)
-    yield from (("technique", text) for text in asked.techniques)
+
+
+def _techniques(job: OptimizationJob, report: JobReport) -> Iterator[tuple[str, str]]:
+    if job.spec.techniques or job.status.inspection:
+        yield from (("technique", text) for text in report.asked.techniques)
+    else:
+        yield "technique", "a recipe, once the model's operators and the CPU have been seen"
 
 
 def _findings(report: JobReport) -> Iterator[tuple[str, str]]:
@@ -45,13 +51,16 @@ def _findings(report: JobReport) -> Iterator[tuple[str, str]]:
 
 def _plan(job: OptimizationJob, report: JobReport) -> Iterator[tuple[str, str]]:
     exploration, search = explore(job), job.spec.search
-    sized = exploration.algorithm != Algorithm.RECIPE
-    points = prod(len(d.grid()) for d in space(exploration.steps)) if sized else len(exploration.first)
-    engines = len(report.asked.engines)
-    trials = min(points, search.max_trials)
+    within = f", as far as {search.timeout} allow" if search.timeout else ""
+    if job.spec.techniques is None:
+        yield "search", f"{exploration.algorithm}: at most {search.max_trials} trials{within}"
+        return
+    points = prod(len(d.grid()) for d in space(exploration.steps))
+    trials, engines = min(points, search.max_trials), len(report.asked.engines)
+    size = (
+        f"{trials} trials of {points} points, {search.parallelism} at a time, on {engines} engine{'s' * (engines > 1)}"
+    )
     yield (
         "search",
-        f"{exploration.algorithm}: {trials} trials of {points} points, {search.parallelism} at a time, on {engines} "
-        f"{'engine' if engines == 1 else 'engines'}: {trials * engines} candidates beside the input model"
-        + (f", as far as {search.timeout} allow" if search.timeout else ""),
+        f"{exploration.algorithm}: {size}: {trials * engines} candidates beside the input model{within}",
     )

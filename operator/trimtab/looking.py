@@ -1,4 +1,8 @@
-"""See a model and its data through a process that may load model libraries; this one may not."""
+"""See a model and its data through a process that may load model libraries; this one may not.
+
+Starting that process and loading the model takes longer than telling the result of a finished run, so what was seen is
+kept, with the size and time of every file that was looked at.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +10,50 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from trimtab import __version__
+from trimtab.api.base import Record
 from trimtab.api.look import Look
 from trimtab.api.model import Metric
 from trimtab.api.work import INVALID_INPUT_EXIT
 from trimtab.documents import Refused
+from trimtab.runs import stamp, write
 
 MODULE = "trimtab_jobs.look"
 
 
+class Kept(Record):
+    """What was seen, and of what."""
+
+    files: dict[str, list[int]]
+    metric: Metric | None
+    version: str = __version__
+    look: Look
+
+
+def look_again(model: Path, data: Path, folder: Path, metric: Metric | None, memory: Path) -> Look:
+    """The same as `look`, from the file `memory` if nothing has changed since it was written."""
+    files = {str(path.resolve()): stamp(path) for path in (model, data, *sorted(data.glob("*.npz")))}
+    try:
+        kept = Kept.model_validate_json(memory.read_bytes())
+    except (OSError, ValidationError):
+        kept = None
+    if kept and (kept.files, kept.metric, kept.version) == (files, metric, __version__) and _still_there(kept.look):
+        return kept.look
+    seen = look(model, data, folder, metric)
+    write(memory, Kept(files=files, metric=metric, look=seen).model_dump_json(by_alias=True, indent=1))
+    return seen
+
+
+def _still_there(seen: Look) -> bool:
+    return all(Path(file).is_file() for file in seen.data.values())
+
+
 def look(model: Path, data: Path, folder: Path, metric: Metric | None = None) -> Look:
     """What `trimtab_jobs.look` sees; splits that `data` lacks are written into `folder`. Raises Refused."""
-    command = [
-        sys.executable,
-        "-m",
-        MODULE,
-        str(model),
-        str(data),
-        str(folder),
-        *(["--metric", metric] if metric else []),
-    ]
+    command = [sys.executable, "-m", MODULE, str(model), str(data), str(folder)]
+    command += ["--metric", metric] if metric else []
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return Look.model_validate_json(done.stdout)

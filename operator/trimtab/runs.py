@@ -79,7 +79,7 @@ def identified(job: OptimizationJob, folder: Path, volumes: Mapping[str, Path]) 
     A run that failed is begun again: whoever asks for that has changed something, a file or the machine. For one that
     was interrupted no time has passed meanwhile.
     """
-    wanted = [job.spec.wire(), [_stamp(path) for path in _inputs(job, volumes)]]
+    wanted = [job.spec.wire(), [stamp(path) for path in _inputs(job, volumes)]]
     uid = sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:32]
     metadata = ObjectMeta(name=job.metadata.name, namespace=job.metadata.namespace, uid=uid)
     return job.model_copy(update={"metadata": metadata, "status": _stored_status(folder / STATUS, uid)})
@@ -98,7 +98,7 @@ def path_of(uri: str, volumes: Mapping[str, Path]) -> Path:
     return volumes[claim] / inside if scheme == "pvc" else Path(rest)
 
 
-def _stamp(path: Path) -> list[int]:
+def stamp(path: Path) -> list[int]:
     """As make does: a file with the old size and the old time has the old content, and a gigabyte need not be read."""
     try:
         found = path.stat()

@@ -55,8 +55,10 @@ def test_two_files_are_enough(optimized: Path) -> None:
 
 
 def test_again_it_only_tells(optimized: Path, digits: Path, data: Path) -> None:
+    out = optimized / ".trimtab" / "model"
+
     def times() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in (optimized / ".trimtab" / "model" / "work").rglob("*")}
+        return {path: path.stat().st_mtime_ns for path in [*(out / "work").rglob("*"), out / "look.json"]}
 
     before = times()
     command = ["optimize", digits / "model.onnx", "--data", data, *QUICK, "--output", "json"]
@@ -80,6 +82,7 @@ def test_a_dry_run_prints_a_job_that_runs_elsewhere(digits: Path, data: Path, tm
     assert not (tmp_path / ".trimtab" / "model" / "status.json").exists()
     (tmp_path / "job.yaml").write_text(text)
     assert trimtab(tmp_path, "validate", "job.yaml")[0] == 0
+    assert "Recipe: at most 16 trials, as far as 4m allow" in trimtab(tmp_path, "explain", "job.yaml")[1]
 
 
 def test_init_writes_a_job_with_what_was_seen(digits: Path, tmp_path: Path) -> None:
