@@ -83,6 +83,11 @@ e2e: test-lab images ## Run the suite on the cluster
 bench-startup: .venv/all ## Time `trimtab --help`
 	$(BIN)/python hack/bench_startup.py
 
+# Hours: every tool has a quarter of an hour for every model. BENCH="digits magika --seconds 300" does less.
+.PHONY: bench-optimize
+bench-optimize: .venv/all ## Compare `trimtab optimize` with the tools an expert would use, on a dozen models
+	$(BIN)/python hack/bench_optimize.py $(BENCH)
+
 .PHONY: lock
 lock: .venv/base ## Resolve the dependencies again
 	hack/lock.sh

@@ -7,6 +7,7 @@ made in the playoff (`timing`).
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from itertools import islice
@@ -112,6 +113,12 @@ def measure(name: EngineName, model: Model, split: Split, options: EngineOptions
 
     An engine that cannot run the model is a finding, not a failure: `executed` is False and `note` says why.
     """
+    started = time.monotonic()
+    found = _measure(name, model, split, options, judge)
+    return found.model_copy(update={"seconds": time.monotonic() - started})
+
+
+def _measure(name: EngineName, model: Model, split: Split, options: EngineOptions, judge: Judge) -> Measurement:
     try:
         session = engine(name).load(model, options)
         metrics = judge.values(session, split) | _glance(session, split, judge)

@@ -115,6 +115,7 @@ class Measurement(Record):
     executed: bool = Field(True, description="False: built for hardware that is not here.")
     metrics: dict[Metric, Number] = {}
     note: str = ""
+    seconds: Number = Field(0.0, description="What it took to measure.")
 
 
 class StepReport(Record):

@@ -1,0 +1,87 @@
+"""Our side of the bench: the zero-configuration run, as a person types it, and what its folder says afterwards.
+
+Where a run's time went is read from the times of its files: a piece of work begins when its task is written and ends
+when its message is; before its end it was inside techniques and measurements for as long as its report says. What the
+union of those spans leaves of the wall time is our own overhead: start-up, imports, reading, hashing, deciding.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.spawn import Limits, Ran, spawn
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that ended, and the same run asked for again."""
+
+    ran: Ran
+    again: Ran
+    folder: Path
+
+    @property
+    def report(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "report.json").read_text())
+        return found
+
+    @property
+    def winner(self) -> dict[str, str]:
+        """The contestant of this run."""
+        won = self.report["winner"]
+        folder = self.folder / "store/artifacts" / won["artifact"].removeprefix("sha256:")
+        model = json.loads((folder / "model.json").read_text())
+        return {"name": "trimtab", "folder": str(folder), "format": model["format"], "engine": won["engine"]}
+
+    @property
+    def choice(self) -> str:
+        """What won, in words."""
+        won = self.report["winner"]["name"]
+        settings = next(one["settings"] for one in self.report["candidates"] if one["name"] == won)
+        return ", ".join([won, *(f"{key}={value}" for key, value in settings.items())])
+
+    @property
+    def overhead(self) -> float:
+        """Seconds of the wall time that were spent outside techniques and measurements."""
+        return self.ran.seconds - union(list(busy(self.folder)))
+
+
+def optimize(problem: Path, out: Path, limits: Limits) -> Run:
+    """`trimtab optimize` with nothing but the model and the data, and once more."""
+    out.mkdir(parents=True, exist_ok=True)
+    trimtab = Path(sys.executable).with_name("trimtab")
+    words: list[str | Path] = [trimtab, "optimize", problem / "model/model.onnx", "--data", problem]
+    words += ["--out", out / "run"]
+    ran = spawn(words, out / "log", limits)
+    return Run(ran, spawn(words, out / "log-again", limits), out / "run")
+
+
+def busy(folder: Path) -> Iterator[Span]:
+    """When each piece of work was inside techniques and measurements."""
+    for message in folder.glob("work/*/message"):
+        report = json.loads(message.read_text())
+        ended = message.stat().st_mtime
+        yield ended - _working(report), ended
+
+
+def _working(report: dict[str, Any]) -> float:
+    if report["stage"] in ("Playoff", "Publish"):
+        return float(report.get("seconds", 0.0))
+    parts = [*report.get("steps", []), *report.get("measurements", [])]
+    return float(sum(part.get("seconds", 0.0) for part in parts))
+
+
+def union(spans: list[Span]) -> float:
+    """How long at least one span lasted."""
+    total, reached = 0.0, float("-inf")
+    for begun, ended in sorted(spans):
+        total += max(0.0, ended - max(begun, reached))
+        reached = max(reached, ended)
+    return total
