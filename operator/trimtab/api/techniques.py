@@ -196,7 +196,8 @@ class Quantize(Spec):
     precision: Choice[Precision] = Field([Precision.INT8], description="The integer type of weights and activations.")
     method: Choice[QuantizeMethod] = Field(
         [QuantizeMethod.STATIC],
-        description="Static takes activation ranges from the calibration split; Dynamic measures them at run time.",
+        description="Static takes activation ranges from the calibration split; Dynamic measures them at run time, "
+        "which makes convolutions several times slower: give it the scope MatMul.",
     )
     activation_type: Choice[IntegerType] = Field(
         [IntegerType.UINT8],
