@@ -46,4 +46,4 @@ def best_so_far(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> str
     if not found:
         return "the input model"
     ratio = found[0].value(Metric.LATENCY_P50) / found[0].reference.metric(Metric.LATENCY_P50)
-    return f"{found[0].name}, about {ratio:.2f} of the time"
+    return f"{found[0].name}, at {ratio:.2f} of the time"

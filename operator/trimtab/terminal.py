@@ -1,7 +1,7 @@
-"""The line at the bottom of a terminal that moves: stage, trials, time, best so far. The only module that loads rich.
+"""The line at the bottom of a terminal that moves: time, stage, trials, best so far. The only module that loads rich.
 
-It is drawn when the run ticks, never by a thread: processes are started by forking, which does not go together with
-threads.
+There is no bar, for how many trials there will be is known only at the end. The line is drawn when the run ticks, never
+by a thread: processes are started by forking, which does not go together with threads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Self, TextIO
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from trimtab.api.job import OptimizationJobSpec
 from trimtab.api.status import OptimizationJobStatus
@@ -26,16 +27,13 @@ class Terminal:
         self._spec = spec
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[trials]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[best]}"),
+            TimeElapsedColumn(Column(no_wrap=True, min_width=7)),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=Console(file=stream),
             auto_refresh=False,
             transient=True,
         )
-        self._task = self._progress.add_task("Inspecting", total=None, trials="", best="")
+        self._task = self._progress.add_task("Starting", total=None)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -53,12 +51,8 @@ class Terminal:
     def tick(self, status: OptimizationJobStatus) -> None:
         done, running = counts(status)
         best = best_so_far(self._spec, status)
-        self._progress.update(
-            self._task,
-            description=status.state or "Starting",
-            completed=done,
-            total=done + running or None,
-            trials=f"{done} trials done, {running} running" if done + running else "",
-            best=f"best so far: {escape(best)}" if best else "",
-        )
+        told = [status.state or "Starting"]
+        told += [f"{done} trials done, {running} running"] if done + running else []
+        told += [f"best so far: {best}"] if best else []
+        self._progress.update(self._task, description=escape("; ".join(told)))
         self._progress.refresh()
