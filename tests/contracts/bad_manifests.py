@@ -181,6 +181,7 @@ CHANGES: dict[str, Any] = {
     "spec.target.engines": ["OpenVINO"],
     "spec.constraints": [],
     "spec.objectives.0.metric": "size",
+    "spec.metrics": {"pricePerHour": "0.1"},
     "spec.techniques.0.optional": False,
     "spec.search.maxTrials": 9,
     "spec.publish": REMOVED,
