@@ -30,6 +30,9 @@ from trimtab.api.techniques import (
     FloatPrecision,
     GraphOptimizer,
     IntegerType,
+    Nncf,
+    NncfModelType,
+    NncfPreset,
     OperatorScope,
     OptimizeGraph,
     Quantize,
@@ -56,6 +59,7 @@ class Pipeline(NamedTuple):
     static: Step | None = None
     dynamic: Step | None = None
     weights: Step | None = None
+    nncf: Step | None = None
 
     @property
     def steps(self) -> list[Step]:
@@ -153,13 +157,19 @@ def _alternatives(look: Look) -> Iterator[Pipeline]:
 
 
 def _attention(look: Look) -> Iterator[Pipeline]:
-    """Activations differ too much between inputs for fixed ranges: those measured at run time come first."""
-    fused, dynamic = _graph(GraphOptimizer.TRANSFORMERS), _dynamic(look)
+    """Activations differ too much between inputs for fixed ranges: those measured at run time come first.
+
+    After a dynamic step the weights left are the embeddings'. Quantized too, they made a sentence encoder of 91 MB one
+    of 25 MB instead of 59 MB, as fast as before.
+    """
+    fused, dynamic, weights = _graph(GraphOptimizer.TRANSFORMERS), _dynamic(look), _weights()
+    yield Pipeline(dynamic=dynamic, weights=weights)
+    yield Pipeline(graph=fused, dynamic=dynamic, weights=weights)
     yield Pipeline(dynamic=dynamic)
-    yield Pipeline(graph=fused, dynamic=dynamic)
     yield from _bfloat16(look)
-    yield Pipeline(weights=_weights())
+    yield Pipeline(weights=weights)
     yield Pipeline(graph=fused)
+    yield from _nncf(look, NncfPreset.MIXED, OperatorScope.ALL, NncfModelType.TRANSFORMER)
     if look.calibrated:
         yield Pipeline(static=_static(look, OperatorScope.MATMUL, CalibrateMethod.PERCENTILE))
 
@@ -177,6 +187,7 @@ def _recurrent(look: Look) -> Iterator[Pipeline]:
         yield Pipeline(dynamic=dynamic)
         yield Pipeline(static=static)
         yield Pipeline(static=_static(look, OperatorScope.CONV))
+        yield from _nncf(look, NncfPreset.MIXED, OperatorScope.COMPUTE)
         yield Pipeline(static=_static(look, OperatorScope.ALL))
     else:
         yield Pipeline(dynamic=dynamic)
@@ -187,12 +198,14 @@ def _convolutional(look: Look) -> Iterator[Pipeline]:
     """No calibrator is the best on every model, and quantizing less often beats quantizing all."""
     if look.calibrated:
         yield Pipeline(static=_static(look, OperatorScope.COMPUTE, CalibrateMethod.PERCENTILE))
+        yield from _nncf(look, NncfPreset.PERFORMANCE, OperatorScope.ALL)
         yield Pipeline(static=_static(look, OperatorScope.CONV))
         if look.products > 1:
             static = _static(look, OperatorScope.CONV, CalibrateMethod.PERCENTILE)
             yield Pipeline(static=static, dynamic=_dynamic(look))
         yield Pipeline(static=_static(look, OperatorScope.COMPUTE, CalibrateMethod.ENTROPY))
         yield Pipeline(static=_static(look, OperatorScope.ALL, CalibrateMethod.PERCENTILE))
+        yield from _nncf(look, NncfPreset.MIXED, OperatorScope.COMPUTE)
         if not look.vnni:
             yield Pipeline(static=_static(look, OperatorScope.COMPUTE, weights=IntegerType.UINT8))
     yield from _bfloat16(look)
@@ -205,6 +218,7 @@ def _perceptron(look: Look) -> Iterator[Pipeline]:
     yield Pipeline(weights=_weights())
     if look.calibrated:
         yield Pipeline(static=_static(look, OperatorScope.COMPUTE))
+    yield from _nncf(look, NncfPreset.PERFORMANCE, OperatorScope.ALL)
     yield from _bfloat16(look)
 
 
@@ -212,6 +226,15 @@ def _bfloat16(look: Look) -> Iterator[Pipeline]:
     """Where the CPU has instructions for it."""
     if look.bfloat16 and look.openvino:
         yield Pipeline(cast=_cast(FloatPrecision.BFLOAT16))
+
+
+def _nncf(
+    look: Look, preset: NncfPreset, scope: OperatorScope, model_type: NncfModelType = NncfModelType.NONE
+) -> Iterator[Pipeline]:
+    """Where it can be had: it needs data, and only OpenVINO runs what it makes."""
+    if look.calibrated and look.openvino:
+        config = Nncf(preset=[preset], model_type=[model_type], operator_scope=[scope], max_drop=look.guard)
+        yield Pipeline(nncf=Step(nncf=config))
 
 
 def _weights() -> Step:

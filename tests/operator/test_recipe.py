@@ -9,7 +9,7 @@ import pytest
 from builders import make_job
 from trimtab.api.job import Algorithm, OptimizationJob
 from trimtab.api.status import Hardware, Inspection, OptimizationJobStatus
-from trimtab.api.techniques import IntegerType, Step
+from trimtab.api.techniques import FloatPrecision, IntegerType, Step
 from trimtab.recipe import explore, pipeline
 from trimtab.space import canonical, fix, locate
 
@@ -63,7 +63,7 @@ def _short(step: Step) -> str:
         ("cnn", "quantize Static Compute"),
         ("detector", "quantize Static Compute"),
         ("crnn", "quantize Static Conv+quantize Dynamic MatMul"),
-        ("transformer", "quantize Dynamic MatMul"),
+        ("transformer", "quantize Dynamic MatMul+quantizeWeights"),
         ("perceptron", "quantize Dynamic MatMul"),
         ("trees", "optimizeGraph"),
     ],
@@ -78,6 +78,19 @@ def test_there_are_as_many_alternatives_as_a_few_minutes_allow(name: str) -> Non
     assert len(found) <= 14
     assert "optimizeGraph" in found
     assert not any("Dynamic Compute" in one or "Dynamic All" in one for one in found), "ConvInteger is slow"
+
+
+@pytest.mark.parametrize(("engines", "some"), [(["ONNXRuntime"], False), (["ONNXRuntime", "OpenVINO"], True)])
+def test_nncf_is_for_openvino(engines: list[str], some: bool) -> None:
+    for name in ("cnn", "crnn", "transformer", "perceptron"):
+        assert ("nncf" in techniques(inspected(MODELS[name], target={"engines": engines}))) == some
+
+
+@pytest.mark.parametrize(("flags", "some"), [(["avx2"], False), (["avx512_bf16"], True)])
+def test_bfloat16_is_for_cpus_that_have_it(flags: list[str], some: bool) -> None:
+    job = inspected(MODELS["cnn"], flags, target={"engines": ["OpenVINO"]})
+    casts = [step.cast_float.precision[0] for steps in tried(job) for step in steps if step.cast_float]
+    assert (FloatPrecision.BFLOAT16 in casts) == some
 
 
 @pytest.mark.parametrize("name", MODELS)
