@@ -196,6 +196,16 @@ def _union(settings: Sequence[Any]) -> Any:
     return list(dict.fromkeys(choice for setting in settings for choice in setting))
 
 
+def words(point: Point) -> str:
+    """The point for people: the steps it takes with their settings, such as `quantize operatorScope=Compute`."""
+    chosen_by: dict[str, list[str]] = {}
+    for name, text in without_idle(point).items():
+        label, _, setting = name.rpartition(".")
+        if text != "false" or setting != "enabled":
+            chosen_by.setdefault(label, []).extend([] if setting == "enabled" else [f"{setting}={text}"])
+    return ", ".join(" ".join([label, *settings]) for label, settings in chosen_by.items()) or "no step"
+
+
 def canonical(point: Point) -> tuple[tuple[str, str], ...]:
     """Equal for two points that stand for the same pipeline."""
     return tuple(sorted(without_idle(point).items()))
