@@ -14,6 +14,7 @@ from trimtab.api.names import ConditionType, EventReason, Reason
 from trimtab.api.status import Condition, OptimizationJobStatus, TrialState, TrialStatus
 from trimtab.conditions import is_true, timestamp, with_condition
 from trimtab.decisions import Event
+from trimtab.space import words
 
 ENDED = frozenset(
     {
@@ -174,6 +175,5 @@ _TRIAL_EVENTS = {
 
 
 def _trial_event(trial: TrialStatus) -> Event:
-    settings = ", ".join(f"{name}={value}" for name, value in trial.settings.items())
-    text = f"trial {trial.index} ({settings})" + (f": {trial.message}" if trial.message else "")
+    text = f"trial {trial.index} ({words(trial.settings)})" + (f": {trial.message}" if trial.message else "")
     return Event(_TRIAL_EVENTS[trial.state], text, warning=trial.state == TrialState.FAILED)

@@ -203,7 +203,7 @@ def words(point: Point) -> str:
         label, _, setting = name.rpartition(".")
         if text != "false" or setting != "enabled":
             chosen_by.setdefault(label, []).extend([] if setting == "enabled" else [f"{setting}={text}"])
-    return ", ".join(" ".join([label, *settings]) for label, settings in chosen_by.items()) or "no step"
+    return ", ".join(" ".join([label, *settings]) for label, settings in chosen_by.items())
 
 
 def canonical(point: Point) -> tuple[tuple[str, str], ...]:

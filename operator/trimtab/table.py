@@ -5,6 +5,7 @@ from __future__ import annotations
 from trimtab.api.model import Metric, show_metric
 from trimtab.api.status import CandidateStatus, OptimizationJobStatus, TrialStatus
 from trimtab.candidates import quality
+from trimtab.space import words
 
 
 def candidate_table(status: OptimizationJobStatus) -> str:
@@ -38,7 +39,7 @@ def _row(status: OptimizationJobStatus, trial: TrialStatus, entry: CandidateStat
 def _label(trial: TrialStatus) -> str:
     if trial.index == 0:
         return "input model"
-    return f"{trial.index} " + ", ".join(f"{name.split('.')[-1]}={value}" for name, value in trial.settings.items())
+    return f"{trial.index} {words(trial.settings)}"
 
 
 def _shown(entry: CandidateStatus, metric: Metric) -> str:

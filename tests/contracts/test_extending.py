@@ -170,8 +170,8 @@ def test_a_technique_is_a_config_model_a_function_and_a_table_line(copy: Path, d
     (copy / "job.yaml").write_text(yaml.safe_dump(job))
     done = run(copy, "-m", "trimtab", "run", "job.yaml", "--out", "out", "--volume", f"digits={digits}")
     assert done.returncode == 0, done.stderr
-    assert "TrialSucceeded: trial 1 (clip.limit=0.5): clipped" in done.stdout
-    assert "TrialSucceeded: trial 2 (clip.limit=0.2): clipped" in done.stdout
+    assert "TrialSucceeded: trial 1 (clip limit=0.5): clipped" in done.stdout
+    assert "TrialSucceeded: trial 2 (clip limit=0.2): clipped" in done.stdout
     crd = yaml.safe_load((copy / "crds" / "optimizationjobs.yaml").read_text())
     steps = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["techniques"]
     assert "clip" in steps["items"]["properties"]

@@ -7,7 +7,7 @@ import pytest
 from trimtab.api.job import Algorithm
 from trimtab.api.techniques import Step, chosen, chosen_int, chosen_number
 from trimtab.search import Exploration, propose
-from trimtab.space import Point, Tried, canonical, fix, locate, space, span
+from trimtab.space import Point, Tried, canonical, fix, locate, space, span, words
 
 CHAIN = [
     Step.model_validate({"optional": True, "prune": {"ratio": {"min": "0.1", "max": "0.6"}}}),
@@ -185,3 +185,19 @@ def test_a_span_holds_every_pipeline_it_was_made_of() -> None:
     pipelines = [[step for step in row if step] for row in rows]
     points = [locate(spanned, pipeline) for pipeline in pipelines]
     assert [None if point is None else fix(spanned, point) for point in points] == pipelines
+
+
+@pytest.mark.parametrize(
+    ("point", "text"),
+    [
+        (
+            {"quantize.operatorScope": "All", "quantize.perChannel": "true"},
+            "quantize operatorScope=All perChannel=true",
+        ),
+        ({"prune.enabled": "false", "prune.ratio": "0.3", "distill.enabled": "true"}, "distill"),
+        ({"prune.enabled": "true", "prune.ratio": "0.3", "quantize.enabled": "true"}, "prune ratio=0.3, quantize"),
+        ({}, ""),
+    ],
+)
+def test_people_read_the_steps_that_are_taken(point: Point, text: str) -> None:
+    assert words(point) == text

@@ -21,6 +21,7 @@ from trimtab.api.report import Candidate, JobReport
 from trimtab.api.status import Interval, Outcome
 from trimtab.page.front import Front, front
 from trimtab.page.plot import draw, signed
+from trimtab.space import words
 
 REPORT_FILES = ("report.html", "report.md", "report.json")
 WIDE, NARROW = (920, 460), (360, 400)
@@ -107,22 +108,11 @@ def _row(report: JobReport, candidate: Candidate) -> Row:
     return Row(
         candidate=candidate,
         won=winner is not None and (winner.trial, winner.engine) == (candidate.trial, candidate.engine),
-        settings=_settings(candidate),
+        settings=words(candidate.settings),
         quality=_measured(candidate, report.quality),
         p50=_measured(candidate, Metric.LATENCY_P50),
         ratio=_interval(candidate.time_ratio) if candidate.time_ratio else "",
         size=_measured(candidate, Metric.SIZE),
-    )
-
-
-def _settings(candidate: Candidate) -> str:
-    """`quantize: method Static, perChannel true; prune: ratio 0.3`."""
-    steps: dict[str, list[str]] = {}
-    for name, value in candidate.settings.items():
-        technique, _, setting = name.rpartition(".")
-        steps.setdefault(technique, []).append(f"{setting} {value}")
-    return "; ".join(
-        f"{technique}: {', '.join(chosen)}" if technique else ", ".join(chosen) for technique, chosen in steps.items()
     )
 
 
