@@ -39,7 +39,7 @@ def kubeconfig() -> Path:
 def tool(name: str) -> Path:
     """One of the lab's programs, built if need be."""
     if tools.missing([name]) and shutil.which("go") is None:
-        pytest.skip("needs Go to build Kubernetes")
+        pytest.skip("needs Go to build the lab's programs")
     tools.build([name])
     return tools.path(name)
 

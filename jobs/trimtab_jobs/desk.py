@@ -14,15 +14,17 @@ from pathlib import Path
 
 from trimtab.api.model import EngineName, Metric, ModelFormat, SourceFormat, show_metric
 from trimtab.api.work import Finalist, Measurement, Task
+from trimtab_jobs import onnx_model
 from trimtab_jobs.data import Array, Splits
 from trimtab_jobs.engines import EngineOptions, Session, engine
 from trimtab_jobs.errors import InvalidInput
 from trimtab_jobs.evaluate import Judge, measure
 from trimtab_jobs.hardware import hardware
+from trimtab_jobs.inputs import fetch
 from trimtab_jobs.metrics import choose
 from trimtab_jobs.model import Model
 from trimtab_jobs.pipeline import Context, convert
-from trimtab_jobs.store import Store, digest_file, digest_folder, resolve
+from trimtab_jobs.store import Store, digest_file, digest_folder
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class Desk:
         self.store = store
         self.hardware = hardware()
         self.options = EngineOptions(self.hardware.threads, task.target.compute_capability)
-        self.paths = {name: resolve(split.uri, f"data.{name}") for name, split in task.data.named().items()}
+        self.paths = {name: self._fetch(split.uri, f"data.{name}") for name, split in task.data.named().items()}
         self.splits = Splits(self.paths)
 
     def pinned(self, *names: str) -> dict[str, str]:
@@ -58,12 +60,16 @@ class Desk:
     def source(self) -> str:
         """The input model as an artifact."""
         source = self.task.model
-        path = resolve(source.uri, "model.uri")
-        code = resolve(source.code, "model.code") if source.code else None
+        beside = onnx_model.external_files if source.format == SourceFormat.ONNX else lambda path: []
+        path = fetch(source.uri, "model.uri", self.store.files, beside)
+        code = self._fetch(source.code, "model.code") if source.code else None
         with tempfile.TemporaryDirectory(prefix="trimtab-") as out:
             import_module(SOURCES[source.format]).import_source(source, path, code, Path(out))
             self._check_pin("model", f"model.uri: {source.uri}", digest_folder(Path(out)))
             return self.store.put(Path(out))
+
+    def _fetch(self, uri: str, field: str) -> Path:
+        return fetch(uri, field, self.store.files)
 
     def _check_pin(self, name: str, what: str, digest: str) -> None:
         if self.task.pins.get(name, digest) != digest:
@@ -96,7 +102,7 @@ class Desk:
     def code(self) -> Path | None:
         """The file of a custom metric."""
         custom = self.task.metrics.custom
-        return resolve(custom.code, "metrics.custom.code") if custom and custom.code else None
+        return self._fetch(custom.code, "metrics.custom.code") if custom and custom.code else None
 
     @property
     def code_digest(self) -> str:

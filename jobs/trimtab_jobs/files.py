@@ -46,20 +46,37 @@ class SharedFolder:
 
         Two pods may race: renaming onto a folder with files in it fails, and the first one's copy stays.
         """
-        final, scratch = self.root / name, self._tmp / uuid.uuid4().hex
-        if final.exists():
+        if (self.root / name).exists():
             return False
+        with self.scratch() as scratch:
+            _copy(folder, scratch)
+            return self.adopt(scratch, name)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty folder in the same file system, to fill and then to `adopt`; gone afterwards."""
+        scratch = self._tmp / uuid.uuid4().hex
         with self._told():
             try:
-                final.parent.mkdir(parents=True, exist_ok=True)
-                _copy(folder, scratch)
+                scratch.mkdir()
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+    def adopt(self, scratch: Path, name: str) -> bool:
+        """Give a `scratch` folder its final name, unless something has it. Whether it did."""
+        final = self.root / name
+        with self._told():
+            for path in scratch.rglob("*"):
+                if path.is_file():
+                    _flush(path)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            try:
                 scratch.rename(final)
             except OSError as error:
                 if error.errno in _TAKEN:
                     return False
                 raise
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
         return True
 
     def write(self, name: str, content: str | bytes) -> None:
@@ -88,14 +105,12 @@ class SharedFolder:
 
 
 def _copy(folder: Path, to: Path) -> None:
-    to.mkdir()
     for path in sorted(folder.rglob("*")):
         copy = to / path.relative_to(folder)
         if path.is_dir():
             copy.mkdir()
         else:
             shutil.copyfile(path, copy)
-            _flush(copy)
 
 
 def _flush(path: Path) -> None:

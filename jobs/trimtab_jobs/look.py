@@ -15,17 +15,18 @@ from pathlib import Path
 
 from trimtab.api.look import Look
 from trimtab.api.metrics import Metrics
-from trimtab.api.model import EngineName, Metric, ModelFormat, ModelSource
+from trimtab.api.model import URI, EngineName, Metric, ModelFormat, ModelSource, is_address
 from trimtab.api.work import INVALID_INPUT_EXIT
 from trimtab_jobs.data import Split, check_disjoint, check_inputs
 from trimtab_jobs.deal import complete, read_splits
 from trimtab_jobs.engines import EngineOptions, engine
-from trimtab_jobs.errors import InvalidInput
-from trimtab_jobs.files import FULL
+from trimtab_jobs.errors import InvalidInput, Temporary
+from trimtab_jobs.files import FULL, SharedFolder
 from trimtab_jobs.hardware import hardware
+from trimtab_jobs.inputs import fetch
 from trimtab_jobs.metrics import check, choose
 from trimtab_jobs.model import Model
-from trimtab_jobs.onnx_model import import_source, operators
+from trimtab_jobs.onnx_model import external_files, import_source, operators
 from trimtab_jobs.signature import inputs, outputs
 
 LIBRARIES = {EngineName.ONNXRUNTIME: "onnxruntime", EngineName.OPENVINO: "openvino"}
@@ -42,14 +43,14 @@ OTHERS = {
 def main(arguments: list[str] | None = None) -> int:
     """Look, print, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m trimtab_jobs.look", description="Look at a model and its data.")
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", help="a path, or an address that is fetched into the store beside FOLDER")
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--metric", type=Metric)
     given = parser.parse_args(arguments)
     try:
-        seen = look(given.model, given.data, given.folder, given.metric)
-    except InvalidInput as refused:
+        seen = look(_here(given.model, given.folder), given.data, given.folder, given.metric)
+    except (InvalidInput, Temporary) as refused:
         return _refuse(str(refused))
     except OSError as error:
         if error.errno not in FULL and not isinstance(error, PermissionError):
@@ -58,6 +59,17 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(f"{error.filename or given.folder}: {error.strerror}: {remedy}")
     sys.stdout.write(seen.model_dump_json(by_alias=True, indent=1) + "\n")
     return 0
+
+
+def _here(model: str, folder: Path) -> Path:
+    """The model on this machine. What is fetched goes where the job's pods will look for it."""
+    if not is_address(model):
+        return Path(model)
+    try:
+        uri = URI.check(model)
+    except ValueError as error:
+        raise InvalidInput(f"MODEL: {error}") from None
+    return fetch(uri, "MODEL", SharedFolder(folder.parent / "store", "--out"), external_files)
 
 
 def _refuse(line: str) -> int:

@@ -35,7 +35,7 @@ def import_source(_source: ModelSource, path: Path, _code: Path | None, out: Pat
 
     Raises InvalidInput unless it is an ONNX model that ONNX Runtime can load and a split can feed.
     """
-    for name in _external_files(_parse(path).graph):
+    for name in external_files(path):
         data = path.parent / name
         if not data.is_file() or not data.resolve().is_relative_to(path.parent.resolve()):
             raise _refuse(path, f"its external data {name!r} is not beside it: put it there, or save in one file")
@@ -45,6 +45,11 @@ def import_source(_source: ModelSource, path: Path, _code: Path | None, out: Pat
     _check_loads(out / ONNX_FILE, path)
     _check_inputs(out / ONNX_FILE, path)
     return Model(out, ModelFormat.ONNX).save_manifest()
+
+
+def external_files(path: Path) -> list[str]:
+    """The files that a graph keeps tensors in, relative to its folder. Raises InvalidInput where it is no graph."""
+    return _external_files(_parse(path).graph)
 
 
 def inputs(model: Path) -> list[Input]:

@@ -21,6 +21,7 @@ from trimtab.api.status import Claim, Hardware
 from trimtab.api.work import Finalist, JobIdentity
 from trimtab_jobs.files import SharedFolder
 from trimtab_jobs.model import Model
+from trimtab_jobs.remote import Bucket
 from trimtab_jobs.store import digest_bytes, hexdigits
 
 CURRENT = "current.json"
@@ -40,11 +41,10 @@ class Publication(Record):
     hardware: Hardware
 
 
-def publish(folder: Path, model: Model, profile: Path, publication: Publication) -> str:
+def publish(shared: SharedFolder | Bucket, model: Model, profile: Path, publication: Publication) -> str:
     """Write the model beside its profile and publication, and point `current.json` at it. Returns the folder's name."""
     digest = publication.winner.artifact
     name = hexdigits(digest)[:NAME_DIGITS]
-    shared = SharedFolder(folder, "publish")
     texts = {PROFILE: profile.read_text(), PUBLICATION: publication.model_dump_json(by_alias=True, indent=1)}
     with tempfile.TemporaryDirectory(prefix="trimtab-") as scratch:
         whole = Path(scratch) / name

@@ -6,6 +6,7 @@ the same model meet in the same folder. The cache says what a step once made of 
     artifacts/<hex>/              a model's folder
     cache/<hex>.json              {"artifact": ..., "note": ..., "float_layers": [...]}
     reports/<job uid>/<stage>-<trial>.json
+    inputs/<hex>/                 what was fetched from other machines (`inputs`)
 """
 
 from __future__ import annotations
@@ -93,22 +94,26 @@ class Cached:
 
 
 class Store:
-    """The folder. Raises what `SharedFolder` does where it cannot be written."""
+    """The folder. Raises what `SharedFolder` does where it cannot be written.
+
+    It is on a disk that pods share: they map models into memory, and the first of two to rename a folder wins. A bucket
+    can do neither.
+    """
 
     def __init__(self, root: Path) -> None:
-        self._files = SharedFolder(root, "store")
+        self.files = SharedFolder(root, "store")
 
     def put(self, folder: Path) -> str:
         """Keep a copy of a folder; its digest. Putting the same content again changes nothing."""
         digest = digest_folder(folder)
-        self._files.place(folder, f"artifacts/{hexdigits(digest)}")
+        self.files.place(folder, f"artifacts/{hexdigits(digest)}")
         return digest
 
     def folder(self, digest: str) -> Path:
         """Where an artifact is."""
         folder = self._artifact(digest)
         if not folder.is_dir():
-            raise InvalidInput(f"store: {self._files.root} has no artifact {digest}: was it cleaned? create a new job")
+            raise InvalidInput(f"store: {self.files.root} has no artifact {digest}: was it cleaned? create a new job")
         return folder
 
     def model(self, digest: str) -> Model:
@@ -117,22 +122,22 @@ class Store:
 
     def cached(self, key: str) -> Cached | None:
         """What was remembered under a key, if its artifact is still there."""
-        path = self._files.root / _cache_name(key)
+        path = self.files.root / _cache_name(key)
         if not path.is_file():
             return None
         found = Cached(**json.loads(path.read_text()))
         return found if self._artifact(found.artifact).is_dir() else None
 
     def remember(self, key: str, made: Cached) -> None:
-        self._files.write(_cache_name(key), json.dumps(asdict(made)))
+        self.files.write(_cache_name(key), json.dumps(asdict(made)))
 
     def save_report(self, uid: str, report: Report) -> None:
         """Keep the full report of a job's stage, or of its trial."""
         name = f"{report_folder(uid)}/{report.stage.value}-{report.trial or 0}.json"
-        self._files.write(name, report.model_dump_json(by_alias=True, indent=1))
+        self.files.write(name, report.model_dump_json(by_alias=True, indent=1))
 
     def _artifact(self, digest: str) -> Path:
-        return self._files.root / "artifacts" / hexdigits(digest)
+        return self.files.root / "artifacts" / hexdigits(digest)
 
 
 def _cache_name(key: str) -> str:

@@ -137,7 +137,7 @@ def _operator(commands: Commands) -> None:
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", type=Path, metavar="MODEL", help="an .onnx file")
+    command.add_argument("model", metavar="MODEL", help="an .onnx file, or its address such as s3://models/a.onnx")
     command.add_argument(
         "--data",
         type=Path,

@@ -9,11 +9,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from trimtab.api.job import NAME_LIMIT
 from trimtab.api.look import Look
-from trimtab.api.model import EngineName
+from trimtab.api.model import EngineName, is_address
 from trimtab.api.quantities import show_quantity
 
 OPERATORS_SHOWN = 6
@@ -30,18 +31,24 @@ class Asked:
     timeout: str = "4m"
 
 
-def job_name(model: Path) -> str:
-    """A Kubernetes name from a file's."""
-    name = re.sub("[^a-z0-9]+", "-", model.stem.lower())[:NAME_LIMIT].strip("-")
+def job_name(model: str) -> str:
+    """A Kubernetes name from that of a file, or of what a registry has."""
+    name = re.sub("[^a-z0-9]+", "-", PurePosixPath(_title(model)).stem.lower())[:NAME_LIMIT].strip("-")
     return name or "model"
 
 
-def job_text(model: Path, look: Look, asked: Asked, published: Path) -> str:
-    """The OptimizationJob, with comments that say what was seen and what each part is for."""
-    return "\n".join(_lines(model.resolve(), look, asked, published.resolve())) + "\n"
+def job_text(model: str, look: Look, asked: Asked, published: Path) -> str:
+    """The OptimizationJob, with comments that say what was seen and what each part is for. `model`: path or address."""
+    return "\n".join(_lines(model, look, asked, published)) + "\n"
 
 
-def _lines(model: Path, look: Look, asked: Asked, published: Path) -> Iterator[str]:
+def _title(model: str) -> str:
+    """A file's name; of `models:/name/3`, the name."""
+    path = model.removeprefix("models:/").partition("/")[0] if model.startswith("models:") else urlsplit(model).path
+    return PurePosixPath(path if is_address(model) else model).name
+
+
+def _lines(model: str, look: Look, asked: Asked, published: Path) -> Iterator[str]:
     yield from (f"# {line}" for line in summary(model, look))
     yield "apiVersion: trimtab.dev/v1alpha1"
     yield "kind: OptimizationJob"
@@ -51,7 +58,7 @@ def _lines(model: Path, look: Look, asked: Asked, published: Path) -> Iterator[s
     yield "  # Three parts that share no sample, so that the model is not judged on what it was tuned on."
     yield "  data:"
     for name, use in _USES.items():
-        yield f"    {name}: {{uri: {_uri(Path(look.data[name]))}}}  # {look.samples[name]} samples: {use}"
+        yield f"    {name}: {{uri: {_uri(look.data[name])}}}  # {look.samples[name]} samples: {use}"
     yield "  # Every candidate is measured on each engine; the first is what the input model is measured on."
     yield f"  target: {{engines: [{', '.join(asked.engines or look.engines)}]}}"
     yield "  # What the published model promises, compared with the input model. Otherwise nothing is published."
@@ -63,7 +70,7 @@ def _lines(model: Path, look: Look, asked: Asked, published: Path) -> Iterator[s
     yield "  # techniques: [{quantize: {operatorScope: [All, Compute], perChannel: [true, false]}}]"
     yield "  # No new trial is started after that; what was found by then is measured and published."
     yield f"  search: {{timeout: {asked.timeout}}}"
-    yield f"  publish: {{uri: {_uri(published)}}}"
+    yield f"  publish: {{uri: {_uri(str(published))}}}"
 
 
 _USES = {
@@ -73,11 +80,11 @@ _USES = {
 }
 
 
-def summary(model: Path, look: Look) -> Iterator[str]:
+def summary(model: str, look: Look) -> Iterator[str]:
     """What was seen, in a few lines."""
     nodes = sum(look.operators.values())
     most = ", ".join(f"{count} {name}" for name, count in list(look.operators.items())[:OPERATORS_SHOWN])
-    yield f"{model.name}: {look.format}, {show_quantity(look.size)}, {nodes} operators ({most})"
+    yield f"{_title(model)}: {look.format}, {show_quantity(look.size)}, {nodes} operators ({most})"
     yield "inputs: " + ", ".join(f"{name} {form}" for name, form in look.inputs.items())
     yield "outputs: " + ", ".join(f"{name} {form}" for name, form in look.outputs.items())
     yield f"labels: {look.labels or 'none'}; quality: {look.metric}"
@@ -93,5 +100,5 @@ def _bound(metric: str, bound: str | None, example: str) -> str:
     return f"  - {{metric: {metric}, max: {bound}}}" if bound else f"  # - {{metric: {metric}, max: {example}}}"
 
 
-def _uri(path: Path) -> str:
-    return json.dumps(path.as_uri())
+def _uri(place: str) -> str:
+    return json.dumps(place if is_address(place) else Path(place).resolve().as_uri())

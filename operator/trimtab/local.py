@@ -26,6 +26,7 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from trimtab.api.job import ObjectMeta, OptimizationJob
+from trimtab.api.model import is_local
 from trimtab.api.names import Reason
 from trimtab.api.quantities import parse_quantity, show_quantity
 from trimtab.api.runtime import OptimizationRuntime, OptimizationRuntimeSpec, Store
@@ -240,7 +241,7 @@ class Machine:
         status = self.job.status
         artifact = status.best.artifact if status.best else ""
         folder = self.folder / "store" / "artifacts" / artifact.removeprefix("sha256:")
-        if status.published:
+        if status.published and is_local(status.published.uri):
             folder = path_of(status.published.uri, self.volumes).resolve()
         return next((folder / name for name in MODEL_FILES if (folder / name).exists()), folder / MODEL_FILES[0])
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from trimtab import __version__
 from trimtab.api.base import Record
 from trimtab.api.look import Look
-from trimtab.api.model import Metric
+from trimtab.api.model import Metric, is_address
 from trimtab.api.work import INVALID_INPUT_EXIT
 from trimtab.documents import Refused
 from trimtab.runs import stamp, write
@@ -32,9 +32,14 @@ class Kept(Record):
     look: Look
 
 
-def look_again(model: Path, data: Path, folder: Path, metric: Metric | None, memory: Path) -> Look:
-    """The same as `look`, from the file `memory` if nothing has changed since it was written."""
-    files = {str(path.resolve()): stamp(path) for path in (model, data, *sorted(data.glob("*.npz")))}
+def look_again(model: str, data: Path, folder: Path, metric: Metric | None, memory: Path) -> Look:
+    """The same as `look`, from the file `memory` if nothing has changed since it was written.
+
+    A model on another machine is looked at again: only that machine knows whether it has changed.
+    """
+    if is_address(model):
+        return look(model, data, folder, metric)
+    files = {str(path.resolve()): stamp(path) for path in (Path(model), data, *sorted(data.glob("*.npz")))}
     try:
         kept = Kept.model_validate_json(memory.read_bytes())
     except (OSError, ValidationError):
@@ -50,9 +55,9 @@ def _still_there(seen: Look) -> bool:
     return all(Path(file).is_file() for file in seen.data.values())
 
 
-def look(model: Path, data: Path, folder: Path, metric: Metric | None = None) -> Look:
+def look(model: str, data: Path, folder: Path, metric: Metric | None = None) -> Look:
     """What `trimtab_jobs.look` sees; splits that `data` lacks are written into `folder`. Raises Refused."""
-    command = [sys.executable, "-m", MODULE, str(model), str(data), str(folder)]
+    command = [sys.executable, "-m", MODULE, model, str(data), str(folder)]
     command += ["--metric", metric] if metric else []
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode == 0:

@@ -250,7 +250,8 @@ def _mounts(task: Task, runtime: OptimizationRuntime, volumes: Mapping[str, str]
 
 def claimed(task: Task) -> dict[str, bool]:
     """Every claim that the Task's `pvc://` addresses name, and whether the pod writes to it."""
-    read = [task.model.uri, task.model.code, *(split.uri for split in task.data.named().values())]
+    custom = task.metrics.custom.code if task.metrics.custom else None
+    read = [task.model.uri, task.model.code, custom, *(split.uri for split in task.data.named().values())]
     writes = _claims([task.store, task.publish])
     return {claim: claim in writes for claim in {*_claims(read), *writes}}
 

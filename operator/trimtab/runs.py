@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from trimtab.api.base import Record
 from trimtab.api.job import ObjectMeta, OptimizationJob, OptimizationJobSpec
+from trimtab.api.model import is_local
 from trimtab.api.names import ConditionType
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.conditions import is_finished, is_true
@@ -76,6 +77,8 @@ _CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EE
 def identified(job: OptimizationJob, folder: Path, volumes: Mapping[str, Path]) -> OptimizationJob:
     """The job with a UID made from its spec and its files, and the status that an earlier run of the same left.
 
+    What is on other machines is known by its address alone: to begin again with new content, delete the run's folder.
+
     A run that failed is begun again: whoever asks for that has changed something, a file or the machine. For one that
     was interrupted no time has passed meanwhile.
     """
@@ -87,12 +90,12 @@ def identified(job: OptimizationJob, folder: Path, volumes: Mapping[str, Path]) 
 
 def _inputs(job: OptimizationJob, volumes: Mapping[str, Path]) -> Iterator[Path]:
     for where, uri in job.spec.addresses().items():
-        if where != "spec.publish.uri":
+        if where != "spec.publish.uri" and is_local(uri):
             yield path_of(uri, volumes)
 
 
 def path_of(uri: str, volumes: Mapping[str, Path]) -> Path:
-    """Where on this machine an address leads; `volumes` maps claim names to folders."""
+    """Where on this machine a file:// or pvc:// address leads; `volumes` maps claim names to folders."""
     scheme, _, rest = unquote(uri).partition("://")
     claim, _, inside = rest.partition("/")
     return volumes[claim] / inside if scheme == "pvc" else Path(rest)

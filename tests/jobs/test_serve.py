@@ -30,6 +30,7 @@ from trimtab.api.work import VOLUMES_VARIABLE, Finalist, JobIdentity
 from trimtab_jobs.data import Array, read_split
 from trimtab_jobs.drift.profile import Profile, make_profile
 from trimtab_jobs.engines import RUNNABLE
+from trimtab_jobs.files import SharedFolder
 from trimtab_jobs.model import Model
 from trimtab_jobs.openvino_model import openvino, save
 from trimtab_jobs.publish import Publication, publish
@@ -77,7 +78,7 @@ class Site:
             digests={},
             hardware=Hardware(),
         )
-        publish(self.root / "published", model, profile, publication)
+        publish(SharedFolder(self.root / "published", "publish"), model, profile, publication)
         return digest
 
     def serve(self, *arguments: str) -> Server:

@@ -22,7 +22,7 @@ from trimtab.api.model import (
     ModelSource,
     SourceFormat,
     Target,
-    Uri,
+    WritableUri,
     one_of,
     parse_metric,
 )
@@ -137,7 +137,7 @@ class Budget(Spec):
 class Publish(Spec):
     """Where the winner goes."""
 
-    uri: Uri = Field(description="A folder: each winner under its digest, and current.json naming the newest.")
+    uri: WritableUri = Field(description="A folder: each winner under its digest, and current.json naming the newest.")
 
 
 IMMUTABLE = ("model", "data", "target", "constraints", "objectives", "metrics", "techniques", "search", "publish")

@@ -5,6 +5,7 @@ These cross every boundary: a person writes them in a job, a pod receives them i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,11 +29,34 @@ from trimtab.api.quantities import (
     show_quantity,
 )
 
-URI = Pattern(r"^(file|pvc)://[^\s]+$", "a file:// or pvc:// address such as pvc://models/magika.onnx")
+_FOLDER, _BUCKET = r"(file|pvc)://\S+", r"(s3|gs)://[^\s/@]+(/\S*)?"
+# Without user:password@, for credentials are in no spec.
+_ANYWHERE = rf"{_FOLDER}|{_BUCKET}|https?://[^\s/@]+/\S+|hf://\S+|models:/[^\s/@]+[/@][^\s/@]+"
+URI = Pattern(rf"^({_ANYWHERE})$", "a file, pvc, http, https, s3, gs, hf or models address such as s3://models/a.onnx")
+WRITABLE = Pattern(rf"^({_FOLDER}|{_BUCKET})$", "a file, pvc, s3 or gs address such as s3://models/magika")
+FOLDER = Pattern(rf"^({_FOLDER})$", "a file:// or pvc:// address, for pods share it as a disk, such as pvc://store")
 NAME = Pattern(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "a Kubernetes name such as cpu-small")
 FACTORY = Pattern(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", "a module:function such as digits:build")
 Uri = Annotated[str, Field(max_length=1024, examples=["pvc://models/magika.onnx"]), URI]
+"""Where to read: on a disk, or fetched once."""
+WritableUri = Annotated[str, Field(max_length=1024, examples=["pvc://models/magika"]), WRITABLE]
+FolderUri = Annotated[str, Field(max_length=1024, examples=["pvc://store"]), FOLDER]
 Name = Annotated[str, Field(max_length=253), NAME]
+
+
+def scheme_of(uri: str) -> str:
+    """What an address begins with, such as s3."""
+    return uri.partition(":")[0]
+
+
+def is_local(uri: str) -> bool:
+    """Whether a path stands behind an address, where the claims are mounted."""
+    return scheme_of(uri) in ("file", "pvc")
+
+
+def is_address(text: str) -> bool:
+    """Whether text is an address rather than a path: it begins with a scheme of two letters or more."""
+    return re.match(r"[a-z][a-z0-9]+:/", text) is not None
 
 
 class SourceFormat(StrEnum):

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from trimtab.api.base import Pattern, Record, Rule, Spec, exactly_one, exactly_one_cel
 from trimtab.api.job import ObjectMeta, OptimizationJobSpec
-from trimtab.api.model import Uri
+from trimtab.api.model import FolderUri
 from trimtab.api.quantities import Duration
 from trimtab.api.status import Condition
 
@@ -99,7 +99,7 @@ class ModelMonitorSpec(Spec):
     target: MonitorTarget
     triggers: list[Trigger] = Field(min_length=1, max_length=8, description="What makes the monitor act.")
     action: Action = Action.REOPTIMIZE
-    capture: Uri | None = Field(
+    capture: FolderUri | None = Field(
         None, description="The folder of the server's captured traffic; capture is off unless the server is told to."
     )
     cooldown: Duration = Field("1h", description="No second job is started before this has passed since the last.")

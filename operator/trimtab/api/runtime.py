@@ -13,7 +13,7 @@ from pydantic import Field
 
 from trimtab.api.base import Pattern, Spec
 from trimtab.api.job import ObjectMeta
-from trimtab.api.model import Name, Uri
+from trimtab.api.model import FolderUri, Name
 from trimtab.api.quantities import Duration
 
 ResourceName = Annotated[str, Field(max_length=253)]
@@ -26,7 +26,7 @@ ResourceAmount = Annotated[str, Field(max_length=24), AMOUNT]
 class Store(Spec):
     """Where pods leave what they made."""
 
-    uri: Uri = Field(description="A folder for artifacts, the cache and full reports, shared by a job's pods.")
+    uri: FolderUri = Field(description="A folder for artifacts, the cache and full reports, shared by a job's pods.")
 
 
 class EnvVar(Spec):

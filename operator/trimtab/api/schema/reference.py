@@ -20,13 +20,34 @@ Kubernetes APIs carry no floats. A setting of a technique is a space to search: 
 JSON Schemas for editors are in [schema/](schema/); the YAML language server takes one from a manifest's first line:
 `# yaml-language-server: $schema=docs/schema/optimizationjob.json`.
 """
+_ADDRESSES = """\
+## Addresses
+
+Models and data are read from any of these; remote ones are fetched once, into the store. Credentials are environment
+variables of the pods (the runtime's `env`; of `trimtab run`, the shell's), never part of an address.
+
+| Address | Where | Variables |
+|---|---|---|
+| `file:///data/model.onnx` | a path in the pod, or on this machine | |
+| `pvc://claim/model.onnx` | a PersistentVolumeClaim; `trimtab run` takes `--volume claim=DIR` | |
+| `https://host/model.onnx`, `http://…` | a web server | |
+| `s3://bucket/model.onnx` | S3 | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`; elsewhere than at AWS \
+`AWS_ENDPOINT_URL`; for public buckets `AWS_SKIP_SIGNATURE=true` |
+| `gs://bucket/model.onnx` | Google Cloud Storage | `GOOGLE_SERVICE_ACCOUNT_KEY` |
+| `hf://org/name@revision/model.onnx`, `hf://datasets/…` | the Hugging Face hub | `HF_TOKEN`, `HF_ENDPOINT` |
+| `models:/name/3`, `models:/name@champion` | MLflow's registry | `MLFLOW_TRACKING_URI`, `MLFLOW_TRACKING_TOKEN` or \
+`MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD` |
+
+A model's address may be a folder with one model in it (not on a web server). External data of an ONNX model is fetched
+with it. Winners are published to `file`, `pvc`, `s3` and `gs` addresses; a runtime's store is a `file` or `pvc` folder.
+"""
 _HEAD = "| Field | Type | Default | Meaning |\n|---|---|---|---|\n"
 
 
 def reference() -> str:
     """The whole page. A model that several kinds use is described where it is met first."""
     described: set[str] = set()
-    sections = [_INTRODUCTION.format(version=names.API_VERSION)]
+    sections = [_INTRODUCTION.format(version=names.API_VERSION), _ADDRESSES]
     for kind in KINDS:
         schema = wire_schema(kind.model)
         sections += [_kind(kind), *_rules(schema), *_models(schema, described)]
