@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -32,9 +33,10 @@ from bench.wheels import olive_python
 from trimtab.api.model import EngineName, ModelFormat
 from trimtab_jobs.data import Array, Split
 from trimtab_jobs.engines import Session
+from trimtab_jobs.errors import InvalidInput
 from trimtab_jobs.hardware import hardware
 from trimtab_jobs.model import Model
-from trimtab_jobs.openvino_model import openvino, save
+from trimtab_jobs.openvino_model import cause, openvino, save
 
 COMPUTE = ["Conv", "ConvTranspose", "MatMul", "Gemm"]
 Attempt = Callable[[Path], Model]
@@ -178,7 +180,10 @@ def olive(problem: Problem, out: Path) -> Model:
     model = fresh(out)
     words: list[str | Path] = [olive_python(), Path(__file__).with_name("olive_search.py")]
     switches = {"OLIVE_DISABLE_TELEMETRY": "1", "ORT_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
-    subprocess.run([*words, problem.folder, model.file, str(problem.max_drop)], check=True, env=os.environ | switches)
+    words += [problem.folder, model.file, str(problem.max_drop)]
+    done = subprocess.run(words, check=False, env=os.environ | switches)
+    if done.returncode:
+        sys.exit(done.returncode)  # its last words are why
     return model
 
 
@@ -277,7 +282,10 @@ class _Compiled:
         self._compiled = compiled
 
     def run(self, inputs: Any) -> list[Array]:
-        return [array.copy() for array in self._compiled(inputs).to_tuple()]
+        try:
+            return [array.copy() for array in self._compiled(inputs).to_tuple()]
+        except RuntimeError as error:  # such as a batch that the graph does not take
+            raise InvalidInput(cause(error)) from error
 
 
 def main() -> None:
