@@ -65,7 +65,7 @@ def told(uri: str, field: str) -> Iterator[None]:
         if not _denied(error):
             raise Temporary(f"{field}: {uri} cannot be reached now ({_short(error)}): mend the network") from None
         variables = _CREDENTIALS.get(scheme_of(uri))
-        remedy = f"set {variables} in the runtime's env" if variables else "name an address that needs no login"
+        remedy = f"set {variables} in the environment" if variables else "name an address that needs no login"
         raise InvalidInput(f"{field}: {uri}: no permission ({_short(error)}): {remedy}") from None
 
 

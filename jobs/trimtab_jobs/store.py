@@ -38,6 +38,8 @@ def resolve(uri: str, field: str) -> Path:
         if not rest.startswith("/"):
             raise InvalidInput(f"{field}: {uri} is not absolute: write file:///path, with three slashes")
         return Path(rest)
+    if scheme != "pvc":
+        raise InvalidInput(f"{field}: {uri} is no folder on a disk: name a file:// or pvc:// address")
     claim, _, inside = rest.partition("/")
     root = _volume(claim, uri, field)
     path = root / inside.lstrip("/")

@@ -124,6 +124,7 @@ class Artifacts:
         for entry in self._list(folder):
             if entry["path"].rpartition("/")[2] == name:
                 kind, size = "directory" if entry["is_dir"] else "file", entry.get("file_size")
+                size = None if size is None else int(size)  # protobuf writes 64-bit numbers as strings
                 return {"name": path, "type": kind, "size": size, "e_tag": f"written once, {size}"}
         raise FileNotFoundError(path)
 

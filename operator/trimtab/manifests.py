@@ -209,6 +209,7 @@ def _container(task: Task, runtime: OptimizationRuntime, volumes: Mapping[str, s
         "imagePullPolicy": spec.image_pull_policy.value,
         "command": ["python", "-m", "trimtab_jobs"],
         "env": _environment(task, runtime),
+        "envFrom": [source.wire() for source in spec.env_from],
         "resources": spec.resources.wire(),
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *_mounts(task, runtime, volumes)],  # noqa: S108
         "securityContext": {

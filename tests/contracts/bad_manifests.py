@@ -70,6 +70,7 @@ spec:
   imagePullPolicy: Never
   store: {uri: pvc://store}
   env: [{name: OMP_NUM_THREADS, value: "1"}]
+  envFrom: [{secretRef: {name: s3}}]
   claims: [{claim: models, mountPath: /models, readOnly: true}]
   resources: {requests: {cpu: 500m}, limits: {cpu: "1", memory: 1Gi}}
   nodeSelector: {kubernetes.io/arch: amd64}

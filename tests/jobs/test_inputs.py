@@ -161,7 +161,7 @@ def test_the_hub(web: WebServer, cache: SharedFolder, address: str, monkeypatch:
     ("address", "says"),
     [
         ("hf://datasets/org/rows/test.npz", None),
-        ("hf://org/gated/m.onnx", r"no permission \(HTTP 401 Unauthorized\): set HF_TOKEN in the runtime's env"),
+        ("hf://org/gated/m.onnx", r"no permission \(HTTP 401 Unauthorized\): set HF_TOKEN in the environment"),
         ("hf://datasets/org/rows/train.npz", "there is nothing at this address"),
         ("hf://datasets/org/rows", "it is a folder with test.npz: name the file"),
         ("hf://org", "it names no repository: write hf://ORG/NAME/PATH"),

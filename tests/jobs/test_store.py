@@ -55,6 +55,7 @@ def test_addresses(volume: Path, uri: str, path: str) -> None:
     ("uri", "says"),
     [
         ("file://data/x.npz", "three slashes"),
+        ("s3://data/x.npz", "no folder on a disk: name a file:// or pvc:// address"),
         ("pvc://other/x.npz", "mounted are data, gone"),
         ("pvc://gone/x.npz", "mount claim 'gone' there"),
         ("pvc://data/../x.npz", "leaves its claim"),

@@ -93,8 +93,16 @@ def test_a_job_without_a_task_is_none_of_ours() -> None:
         ({"publish": None}, {"models": False, "data": False, "store": True}),
         ({"publish": {"uri": "pvc://models/out"}}, {"models": True, "data": False, "store": True}),
         ({"model": {"uri": "file:///m.onnx", "format": "ONNX"}}, {"data": False, "store": True, "published": True}),
+        (
+            {"model": {"uri": "hf://org/name/m.onnx", "format": "ONNX"}, "publish": {"uri": "s3://models/m"}},
+            {"data": False, "store": True},
+        ),
+        (
+            {"publish": None, "metrics": {"custom": {"function": "mine:error", "code": "pvc://code/mine.py"}}},
+            {"models": False, "data": False, "store": True, "code": False},
+        ),
     ],
-    ids=["each its own", "no publish", "published beside the model", "a file in the image"],
+    ids=["each its own", "no publish", "published beside the model", "a file in the image", "elsewhere", "code"],
 )
 def test_claims_that_a_task_names_and_whether_it_writes(addresses: dict[str, Any], claims: dict[str, bool]) -> None:
     manifest = made(Stage.PUBLISH, **addresses)
@@ -166,6 +174,7 @@ def test_what_the_runtime_says_about_pods() -> None:
     manifest = made(
         runtime={
             "env": [{"name": "OMP_NUM_THREADS", "value": "2"}, {"name": "TRIMTAB_TASK", "value": "mine"}],
+            "envFrom": [{"secretRef": {"name": "s3"}}],
             "resources": {"limits": {"nvidia.com/gpu": "1"}, "requests": {"cpu": "500m"}},
             "nodeSelector": {"pool": "gpu"},
             "runtimeClassName": "nvidia",
@@ -174,6 +183,7 @@ def test_what_the_runtime_says_about_pods() -> None:
     )
     assert environment(manifest)["OMP_NUM_THREADS"] == "2"
     assert environment(manifest)["TRIMTAB_TASK"] != "mine"
+    assert container(manifest)["envFrom"] == [{"secretRef": {"name": "s3"}}]
     assert container(manifest)["resources"] == {"limits": {"nvidia.com/gpu": "1"}, "requests": {"cpu": "500m"}}
     assert container(manifest)["imagePullPolicy"] == "Never"
     assert (pod(manifest)["nodeSelector"], pod(manifest)["runtimeClassName"]) == ({"pool": "gpu"}, "nvidia")

@@ -36,6 +36,18 @@ class EnvVar(Spec):
     value: Annotated[str, Field(max_length=4096)] = Field("", description="Its value, as it is: nothing is expanded.")
 
 
+class SecretRef(Spec):
+    """Names a Secret."""
+
+    name: Name = Field(description="The Secret, in the namespace of the job.")
+
+
+class EnvFrom(Spec):
+    """Where further environment variables come from, as in corev1.EnvFromSource."""
+
+    secret_ref: SecretRef = Field(description="Each of its keys is a variable, such as AWS_SECRET_ACCESS_KEY.")
+
+
 class ClaimMount(Spec):
     """A PersistentVolumeClaim mounted in every pod, beside those that `pvc://` addresses name."""
 
@@ -66,6 +78,7 @@ class OptimizationRuntimeSpec(Spec):
     image_pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
     store: Store
     env: list[EnvVar] = Field([], max_length=32, description="Environment variables.")
+    env_from: list[EnvFrom] = Field([], max_length=8, description="Secrets: what `s3://` and other addresses ask for.")
     claims: list[ClaimMount] = Field([], max_length=16, description="Claims to mount.")
     resources: Resources = Resources()
     node_selector: dict[ResourceName, Annotated[str, Field(max_length=63)]] = Field(

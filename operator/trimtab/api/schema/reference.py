@@ -24,7 +24,7 @@ _ADDRESSES = """\
 ## Addresses
 
 Models and data are read from any of these; remote ones are fetched once, into the store. Credentials are environment
-variables of the pods (the runtime's `env`; of `trimtab run`, the shell's), never part of an address.
+variables of the pods (a Secret in the runtime's `envFrom`; of `trimtab run`, the shell's), never part of an address.
 
 | Address | Where | Variables |
 |---|---|---|
