@@ -124,7 +124,9 @@ def _read_array(stored: Any, member: str) -> Array:
     try:
         array = stored[member]
     except MemoryError as error:
-        raise _Unreadable(f"array {name!r} does not fit into memory ({error}): save fewer samples") from None
+        raise _Unreadable(
+            f"array {name!r} does not fit into memory ({error}): save fewer samples, or allow more memory"
+        ) from None
     except Exception as error:  # a damaged header or member ends in any of a dozen types
         if "allow_pickle" in str(error):
             raise _Unreadable(

@@ -93,7 +93,7 @@ def assert_whole(store: Path) -> None:
     for folder in store.glob("artifacts/*"):
         assert digest_folder(folder) == f"sha256:{folder.name}"
     for entry in store.glob("cache/*"):
-        assert json.loads(entry.read_text()).keys() == {"artifact", "note"}
+        assert json.loads(entry.read_text()).keys() == {"artifact", "note", "float_layers"}
 
 
 def test_the_end_is_the_same(lab: Lab, pods: Pods) -> None:

@@ -88,14 +88,15 @@ def test_a_bug_of_ours_is_a_crash(lab: Lab, perform: Perform) -> None:
     assert "IndexError: " in ended.report.error.message
 
 
-def test_memory_that_runs_out_may_be_there_next_time(lab: Lab, perform: Perform) -> None:
+def test_data_beyond_all_memory_are_bad_input(lab: Lab, perform: Perform) -> None:
     _claim_a_petabyte(lab.folder("inputs") / "evaluation.npz")
     ended = perform(lab.task("Inspect"))
-    assert ended.code == 75
-    assert ended.stderr == "Temporary: memory ran out: raise the runtime's memory limit\n"
+    assert ended.code == 2
+    assert "does not fit into memory" in ended.stderr
+    assert ended.stderr.endswith("save fewer samples, or allow more memory\n")
     assert ended.report
     assert ended.report.error
-    assert ended.report.error.kind == ErrorKind.TEMPORARY
+    assert ended.report.error.kind == ErrorKind.PERMANENT
 
 
 def _claim_a_petabyte(path: Path) -> None:
