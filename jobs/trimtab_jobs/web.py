@@ -96,7 +96,7 @@ class Hub:
     def _tree(self, repository: tuple[str, str, str], folder: str) -> Iterator[Info]:
         """The entries of a folder. A long one comes in pages, each of which names the next."""
         kind, name, revision = repository
-        page: str | None = f"{self._endpoint}/api/{kind}/{name}/tree/{revision}/{quote(folder)}".rstrip("/")
+        page: str | None = f"{self._endpoint}/api/{kind}/{name}/tree/{revision}/{quote(folder, safe='')}".rstrip("/")
         while page:
             with _get(page, self._login) as answer:
                 yield from json.load(answer)
@@ -124,7 +124,6 @@ class Artifacts:
         for entry in self._list(folder):
             if entry["path"].rpartition("/")[2] == name:
                 kind, size = "directory" if entry["is_dir"] else "file", entry.get("file_size")
-                size = None if size is None else int(size)  # protobuf writes 64-bit numbers as strings
                 return {"name": path, "type": kind, "size": size, "e_tag": f"written once, {size}"}
         raise FileNotFoundError(path)
 

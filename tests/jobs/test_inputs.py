@@ -177,7 +177,7 @@ def test_what_the_hub_refuses(web: WebServer, cache: SharedFolder, address: str,
 
 
 def record_mlflow(web: WebServer) -> None:
-    """The registry's answers, and the artifacts it hands out itself."""
+    """What MLflow 3.17 answered of a version, cut to what is read, and of the artifacts it hands out itself."""
     inside = "models/m-1/artifacts"
     artifacts, found = "/api/2.0/mlflow-artifacts/artifacts", f"mlflow-artifacts:/1/{inside}"
     files = [{"path": name, "is_dir": False, "file_size": size} for name, size in (("MLmodel", 9), ("model.onnx", 5))]
