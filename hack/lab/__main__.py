@@ -25,6 +25,8 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser("tools", help="build the programs that are missing")
     build.add_argument("names", nargs="*", default=list(tools.TOOLS), metavar="NAME")
     build.set_defaults(run=lambda given: tools.build(given.names))
+    missing = commands.add_parser("missing", help="name the programs that `tools` would build")
+    missing.set_defaults(run=lambda _: print("\n".join(tools.missing())))
     up = commands.add_parser("up", help="start the cluster, or what of it is not running")
     up.add_argument("--no-node", dest="node", action="store_const", const=False, help="only the control plane")
     up.set_defaults(run=_up)
