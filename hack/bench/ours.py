@@ -60,7 +60,8 @@ def optimize(problem: Path, out: Path, limits: Limits) -> Run:
     words: list[str | Path] = [trimtab, "optimize", problem / "model/model.onnx", "--data", problem]
     words += ["--out", out / "run"]
     ran = spawn(words, out / "log", limits)
-    return Run(ran, spawn(words, out / "log-again", limits), out / "run")
+    again = ran if ran.failure else spawn(words, out / "log-again", limits)
+    return Run(ran, again, out / "run")
 
 
 def busy(folder: Path) -> Iterator[Span]:
