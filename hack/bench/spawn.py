@@ -54,8 +54,13 @@ def spawn(words: Sequence[str | Path], log: Path, limits: Limits) -> Ran:
         )
     late = Timer(limits.seconds, os.killpg, (process.pid, signal.SIGKILL))
     late.start()
-    _, status, usage = os.wait4(process.pid, 0)
-    late.cancel()
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:  # Ctrl-C reaches this process only: the other leads a session of its own
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    finally:
+        late.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.monotonic() - started
     return Ran(seconds, usage.ru_maxrss * 1024, _failure(process.returncode, seconds >= limits.seconds, log, limits))
