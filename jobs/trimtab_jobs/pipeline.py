@@ -3,8 +3,9 @@
 Models are handed on by digest. What a step depends on is its cache key (the parent, the technique, its settings, the
 data it may read, the original model, the seed, library versions, our own code, CPU flags), so a trial that was killed
 goes on after its last finished step, two trials that share a beginning share the work, and nothing else is ever
-mistaken for it. Only a step that guards quality (its config has `max_drop` set) may look at the evaluation split; its
-key has that split and what quality is too. Conversions between formats are cached the same way.
+mistaken for it. The evaluation split is in the key of a step that looks at it: a technique whose table entry says so, and
+one that guards quality (its config has `max_drop` set), where the key has what quality is too. Conversions between
+formats are cached the same way.
 
 There is no case for any technique here: the table `techniques.TECHNIQUES` says what function and which format.
 """
@@ -53,11 +54,15 @@ class Context:
     quality: object
     """What `drop` depends on beside the models and the evaluation split, as JSON."""
 
-    def key(self, parent: str, action: str, settings: object, guards: bool = False) -> str:
-        """The cache key of an action on a parent; `guards` where the action may call `drop`."""
-        data = {name: self.data[name] for name in TUNING if name in self.data}
+    def key(self, parent: str, action: str, settings: object, evaluation: bool = False, guards: bool = False) -> str:
+        """The cache key of an action on a parent.
+
+        `evaluation` where the action looks at that split; `guards` where it may call `drop`, which does so too.
+        """
+        readable = (*TUNING, "evaluation") if evaluation or guards else TUNING
+        data = {name: self.data[name] for name in readable if name in self.data}
         if guards:
-            settings = [settings, self.data["evaluation"], self.quality]
+            settings = [settings, self.quality]
         machine = [self.hardware.versions, self.hardware.flags, _code()]
         return cache_key(parent, action, settings, data, self.original, self.seed, machine)
 
@@ -99,15 +104,16 @@ def convert(digest: str, to: ModelFormat, context: Context) -> str:
 
 def _take(parent: str, step: Step, context: Context) -> tuple[Cached, bool]:
     model, original = context.store.model(parent), context.store.model(context.original)
+    entry = TECHNIQUES[step.technique]
 
     def work(out: Path) -> tuple[Model, str, list[str]]:
         notes: list[str] = []
         threads = context.hardware.threads
         bench = Bench(out, original, context.splits, context.seed, threads, notes.append, context.drop)
-        made = TECHNIQUES[step.technique].load()(model, step.config, bench)
+        made = entry.load()(model, step.config, bench)
         return made, "; ".join(notes), bench.float_layers
 
-    key = context.key(parent, step.technique, step.config.wire(), _guards(step.config))
+    key = context.key(parent, step.technique, step.config.wire(), entry.evaluation, _guards(step.config))
     return _once(key, work, context)
 
 

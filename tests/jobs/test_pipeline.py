@@ -90,6 +90,16 @@ def test_what_a_guard_depends_on_is_in_its_key(context: Context) -> None:
     assert len({one.key("sha256:parent", "quantize", {}) for one in (context, *others)}) == 1
 
 
+@pytest.mark.parametrize(("step", "cached"), [({"castFloat": {"scope": ["All"]}}, False), (STEPS[-1], True)])
+def test_only_a_step_that_looks_at_evaluation_is_made_anew_for_another(
+    context: Context, step: dict[str, Any], cached: bool
+) -> None:
+    run_steps(context.original, [Step.model_validate(step)], context)
+    other = dataclasses.replace(context, data=context.data | {"evaluation": "sha256:other"})
+    _, (report,) = run_steps(context.original, [Step.model_validate(step)], other)
+    assert report.cached == cached
+
+
 def test_a_drop_is_measured_against_the_original(context: Context, lab: Lab) -> None:
     session = engine(EngineName.ONNXRUNTIME).load(Model(lab.folder("inputs"), ModelFormat.ONNX), EngineOptions())
     assert context.drop(session) == 0

@@ -37,7 +37,7 @@ class Bench:
     """Says in one line what the technique did; shown in the report."""
     drop: Callable[[Session], float]
     """How much quality a loaded model loses on the evaluation split against the original, as a fraction: 0.01 is one
-    point. Only for a technique whose config sets `max_drop`: the cache knows by that that evaluation was read."""
+    point. Only for a technique whose config sets `max_drop`: the cache knows by that what quality has to do with it."""
     float_layers: list[str] = field(default_factory=list)
     """To be filled with the layers in scope that stay in floating point to keep the quality; listed in the report."""
 
@@ -50,6 +50,9 @@ class Entry:
     function: str
     accepts: ModelFormat
     """A model in another format is converted first, where a conversion exists (`trimtab_jobs.convert`)."""
+    evaluation: bool = False
+    """Whether it looks at values of the evaluation split, guard or not: to decide, or to check what it wrote. Shapes
+    are no values: the model's inputs say them."""
 
     def load(self) -> Function:
         module, name = self.function.split(":")
@@ -58,10 +61,12 @@ class Entry:
 
 
 TECHNIQUES: dict[str, Entry] = {
-    "optimizeGraph": Entry("trimtab_jobs.techniques.optimize_graph:optimize_graph", ModelFormat.ONNX),
-    "castFloat": Entry("trimtab_jobs.techniques.cast_float:cast_float", ModelFormat.ONNX),
+    "optimizeGraph": Entry("trimtab_jobs.techniques.optimize_graph:optimize_graph", ModelFormat.ONNX, evaluation=True),
+    "castFloat": Entry("trimtab_jobs.techniques.cast_float:cast_float", ModelFormat.ONNX, evaluation=True),
     "quantize": Entry("trimtab_jobs.techniques.quantize:quantize", ModelFormat.ONNX),
-    "quantizeWeights": Entry("trimtab_jobs.techniques.quantize_weights:quantize_weights", ModelFormat.ONNX),
+    "quantizeWeights": Entry(
+        "trimtab_jobs.techniques.quantize_weights:quantize_weights", ModelFormat.ONNX, evaluation=True
+    ),
     "nncf": Entry("trimtab_jobs.techniques.nncf:nncf", ModelFormat.ONNX),
     "prune": Entry("trimtab_jobs.techniques.prune:prune", ModelFormat.PYTORCH),
     "distill": Entry("trimtab_jobs.techniques.distill:distill", ModelFormat.PYTORCH),
