@@ -3,9 +3,9 @@
 Models are handed on by digest. What a step depends on is its cache key (the parent, the technique, its settings, the
 data it may read, the original model, the seed, library versions, our own code, CPU flags), so a trial that was killed
 goes on after its last finished step, two trials that share a beginning share the work, and nothing else is ever
-mistaken for it. The evaluation split is in the key of a step that looks at it: a technique whose table entry says so, and
-one that guards quality (its config has `max_drop` set), where the key has what quality is too. Conversions between
-formats are cached the same way.
+mistaken for it. The evaluation split is in the key of a step that looks at it: of a technique whose table entry says
+so, and of one that guards quality (its config has `max_drop` set), which has what quality is in it too. Conversions
+between formats are cached the same way.
 
 There is no case for any technique here: the table `techniques.TECHNIQUES` says what function and which format.
 """
