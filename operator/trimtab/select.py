@@ -23,13 +23,11 @@ from trimtab.api.status import Best, Interval, OptimizationJobStatus, Outcome, T
 from trimtab.api.work import FINALISTS_LIMIT, Finalist
 from trimtab.candidates import Candidate, Miss, candidate_name, candidates, find_misses, quality
 
-QUICK_SLACK = 1.0
-"""How far a bound on time may be missed before the playoff: a trial times its model beside others, as a hint."""
 HOPELESS = 4.0
 """How many times worse than the best trial's a trial's own timing may be for the playoff to look again.
 
 Trials run side by side and the input model was timed alone, by Inspect: on a busy machine of two cores magika's trials
-took 48 to 134 ms, the input model 16. So trials are compared with trials only, and loosely.
+took 48 to 134 ms, the input model 16. So trials are compared with trials only, and loosely, and with no bound on time.
 """
 LEAST_NOISE = 0.01
 """A control that happens to be exact does not make a machine so."""
@@ -50,7 +48,7 @@ def finalists(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> list[
     everyone = candidates(status)
     twins = _twins(everyone)
     baseline, *others = [c for c in everyone if c.measured and c.name not in twins]
-    hopeful = [c for c in others if not find_misses(spec, c, slack=QUICK_SLACK)]
+    hopeful = [c for c in others if not find_misses(spec, c)]
     hopeful.sort(key=lambda c: _preference(spec.objectives, c))
     best = next((c for c in hopeful if c.trial.index), None)
     hopeful = [c for c in hopeful if best is None or _near(spec.objectives[0], c, best, HOPELESS)]
@@ -78,7 +76,8 @@ def select(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> Selectio
 def score(spec: OptimizationJobSpec, trial: TrialStatus, baseline: TrialStatus) -> tuple[float, float]:
     """What the search learns of a finished trial: the first objective's cost, and by how much a promise is missed.
 
-    Of the trial's engines the best one counts. Raises ValueError where none was measured.
+    Bounds on time are the playoff's to judge. Of the trial's engines the best one counts. Raises ValueError where none
+    was measured.
     """
     scored = []
     for c in (Candidate(trial, entry, baseline.candidates[0]) for entry in trial.candidates):
@@ -109,7 +108,7 @@ def _contenders(
 
     Where the input model keeps every promise, a faster one must be faster beyond noise.
     """
-    timed = [c for c in feasible if c is baseline or c.entry.time_ratio]
+    timed = [c for c in feasible if c.timed]
     first = spec.objectives[0].metric
     if first not in TIMED or baseline not in feasible:
         return timed

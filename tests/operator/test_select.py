@@ -57,6 +57,13 @@ def outcome_of(index: int, *trials: TrialStatus, control: float = 1.0, **spec) -
             id="too slow",
         ),
         pytest.param(
+            trial(1, 0.95, 0.001, 500),
+            {"constraints": [{"metric": "latencyP95", "max": "500us"}]},
+            Outcome.INCONCLUSIVE,
+            "not measured in the playoff",
+            id="too slow only beside other trials",
+        ),
+        pytest.param(
             trial(1, 0.95, 0.001, 500, 0.5),
             {"constraints": [{"metric": "accuracy", "min": "97%"}]},
             Outcome.INFEASIBLE,
@@ -286,7 +293,18 @@ def test_throughput_is_compared_by_the_race_of_batches() -> None:
     )
 
 
-def test_a_bound_on_throughput_is_only_a_hint_before_the_playoff() -> None:
-    spec = make_job(constraints=[{"metric": "throughput", "min": "1000"}]).spec
-    trials = [measured(i, accuracy=0.95, throughput=t) for i, t in enumerate((1200, 600, 400))]
-    assert [f.trial for f in finalists(spec, OptimizationJobStatus(trials=trials))] == [0, 1]
+@pytest.mark.parametrize(
+    ("bound", "own"),
+    [
+        ({"metric": "throughput", "min": "1000"}, {"throughput": 120}),
+        ({"metric": "latencyP50", "max": "1ms"}, {"latencyP50": 0.008}),
+    ],
+    ids=str,
+)
+def test_a_trials_own_timing_breaks_no_bound(bound: dict, own: dict[str, float]) -> None:
+    """Trials run side by side: here they take 3 to 8 times as long as alone."""
+    spec = make_job(constraints=[bound]).spec
+    contended = measured(1, accuracy=0.95, **own)
+    status = OptimizationJobStatus(trials=[measured(0, accuracy=0.95, throughput=900), contended])
+    assert [f.trial for f in finalists(spec, status)] == [0, 1]
+    assert score(spec, contended, status.trials[0])[1] == 0
