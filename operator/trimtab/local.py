@@ -130,6 +130,8 @@ class Machine:
     folder: Path
     volumes: dict[str, Path]
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+    """The processes that had ended before the last look: whatever ends after it is news."""
 
     @property
     def runtime(self) -> OptimizationRuntime:
@@ -141,6 +143,7 @@ class Machine:
 
         What an earlier run left interrupted or failed is as good as never started.
         """
+        self.ended = {name for name, process in self.processes.items() if process.poll() is not None}
         folders = sorted((self.folder / "work").glob(f"{self.job.metadata.name}-{self.job.metadata.uid[:8]}-*"))
         seen = (self._observe(path) for path in folders)
         return Observed(self.runtime, tuple(work for work in seen if work))
@@ -206,6 +209,8 @@ class Machine:
     def _hold(self, budget: str) -> None:
         """End the trials that hold more memory than the budget, and leave the message they can no longer leave."""
         for name, process in self.processes.items():
+            if process.poll() is not None:
+                continue  # its number may be that of a stranger by now
             held, path = resident(process.pid), self.folder / "work" / name
             if held <= parse_quantity(budget):
                 continue
@@ -218,12 +223,12 @@ class Machine:
                 write(path / "message", Report(stage=task.stage, trial=task.trial, error=error).compact())
 
     def _wait(self, seconds: float) -> bool:
-        """Whether a process ended before the time was over."""
-        running = [process for process in self.processes.values() if process.poll() is None]
-        if not running:
+        """Whether a process has ended since the last look, or does before the time is over, or none is left."""
+        alive = {name: process for name, process in self.processes.items() if process.poll() is None}
+        if not alive or self.processes.keys() - alive.keys() - self.ended:
             return True
         with selectors.DefaultSelector() as selector, ExitStack() as opened:
-            for process in running:
+            for process in alive.values():
                 descriptor = os.pidfd_open(process.pid)
                 opened.callback(os.close, descriptor)
                 selector.register(descriptor, selectors.EVENT_READ)

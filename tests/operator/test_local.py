@@ -10,16 +10,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from builders import make_job
 from trimtab.api.report import JobReport
 from trimtab.api.status import OptimizationJobStatus, TrialState
 from trimtab.api.work import Report, Stage
 from trimtab.documents import read_job
-from trimtab.plan import work_name
+from trimtab.local import Machine
+from trimtab.plan import inspect, work_name
 from trimtab.runs import identified
 
 
@@ -173,3 +176,32 @@ def test_a_trial_beyond_its_budget_of_memory_fails_and_the_job_goes_on(digits: P
     assert found.state == "BaselineIsBest"
     assert {t.state for t in found.trials[1:]} == {TrialState.FAILED}
     assert all("spec.budget.memory: the trial held" in t.message for t in found.trials[1:])
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """One process that has ended, `trial`, and one that goes on, `other`."""
+    machine = Machine(make_job(), tmp_path, {})
+    machine.processes = {"trial": subprocess.Popen(["true"]), "other": subprocess.Popen(["sleep", "60"])}
+    machine.processes["trial"].wait()
+    yield machine
+    machine.stop(["other"])
+
+
+def test_what_ended_before_the_wait_is_news_until_it_was_looked_at(machine: Machine) -> None:
+    assert machine._wait(5)
+    machine.observe()
+    assert not machine._wait(0)
+
+
+def test_a_budget_of_memory_leaves_alone_who_has_the_number_of_a_trial_that_ended(machine: Machine) -> None:
+    task = inspect(machine.job, machine.runtime, 0).task
+    for name, stage in (("trial", Stage.TRIAL), ("other", Stage.PLAYOFF)):
+        path = machine.folder / "work" / name
+        path.mkdir(parents=True)
+        (path / "task.json").write_text(task.model_copy(update={"stage": stage}).model_dump_json(by_alias=True))
+    stranger = machine.processes["other"]
+    machine.processes["trial"].pid = stranger.pid
+    machine._hold("1Ki")
+    assert stranger.poll() is None
+    assert not (machine.folder / "work" / "trial" / "message").exists()
