@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.api.job import Constraint, OptimizationJobSpec
-from trimtab.api.model import TIMED, Metric, parse_metric, show_metric
+from trimtab.api.model import TAILS, TIMED, Metric, parse_metric, show_metric
 from trimtab.api.quantities import parse_percent, show_percent
 from trimtab.api.status import CandidateStatus, Interval, OptimizationJobStatus, TrialState, TrialStatus
 from trimtab.api.work import Finalist
@@ -49,7 +49,7 @@ class Candidate:
         moments too, while a ratio is paired. Tails have no ratio of their own.
         """
         ratio = self.ratio(metric)
-        if ratio is None or metric in (Metric.LATENCY_P95, Metric.LATENCY_P99):
+        if ratio is None or metric in TAILS:
             return self.entry.metric(metric)
         times = float(ratio.estimate)
         return self.reference.metric(metric) * (1 / times if metric == Metric.THROUGHPUT else times)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from trimtab.api.job import Objective, OptimizationJobSpec
 from trimtab.api.metrics import Goal
-from trimtab.api.model import TIMED, Metric, show_metric
+from trimtab.api.model import TAILS, TIMED, Metric, show_metric
 from trimtab.api.status import Best, Interval, OptimizationJobStatus, Outcome, TrialStatus
 from trimtab.api.work import FINALISTS_LIMIT, Finalist
 from trimtab.candidates import Candidate, Miss, candidate_name, candidates, find_misses, quality
@@ -106,13 +106,20 @@ def _contenders(
 ) -> list[Candidate]:
     """Those that may win: what the playoff timed, for a trial's own timing is only a hint.
 
-    Where the input model keeps every promise, a faster one must be faster beyond noise.
+    Where the input model keeps every promise, a faster one must be faster beyond noise: by its ratio, which is that of
+    the median, and in a tail by its own value too.
     """
     timed = [c for c in feasible if c.timed]
     first = spec.objectives[0].metric
     if first not in TIMED or baseline not in feasible:
         return timed
-    return [c for c in timed if c is baseline or ((ratio := c.ratio(first)) and float(ratio.high) < 1 - noise)]
+    return [c for c in timed if c is baseline or _faster(c, first, noise)]
+
+
+def _faster(c: Candidate, metric: Metric, noise: float) -> bool:
+    ratio = c.ratio(metric)
+    beyond = ratio is not None and float(ratio.high) < 1 - noise
+    return beyond and (metric not in TAILS or c.value(metric) < c.reference.metric(metric) * (1 - noise))
 
 
 def _preference(objectives: Sequence[Objective], c: Candidate) -> tuple[float, ...]:
@@ -177,7 +184,7 @@ def _verdict(spec: OptimizationJobSpec, c: Candidate, misses: list[Miss], field:
     if c is field.winner:
         return Outcome.FEASIBLE, "the best of the candidates that keep every promise" + _tied(field)
     if c not in field.contenders:
-        return Outcome.INCONCLUSIVE, _not_faster(c.ratio(spec.objectives[0].metric))
+        return Outcome.INCONCLUSIVE, _not_faster(c, spec.objectives[0].metric)
     better = next((o for o in field.contenders if _dominates(spec, field.axes, o, c)), None)
     if better:
         return Outcome.DOMINATED, f"{better.name} is at least as good in everything and better in something"
@@ -201,10 +208,15 @@ def _beaten(field: _Field, c: Candidate) -> str:
     return f"{field.winner.name} is as fast within noise, and its {metric} is better or the same"
 
 
-def _not_faster(ratio: Interval | None) -> str:
+def _not_faster(c: Candidate, metric: Metric) -> str:
+    ratio = c.ratio(metric)
     if ratio is None:
         return "not measured in the playoff"
-    return f"not faster than the input model beyond noise: {_short(ratio)} of its time"
+    told = f"not faster than the input model beyond noise: {_short(ratio)} of its time"
+    if metric not in TAILS:
+        return told
+    before, after = (show_metric(metric, value) for value in (c.reference.metric(metric), c.value(metric)))
+    return f"{told}, {metric} {before} → {after}"
 
 
 def _short(ratio: Interval) -> str:

@@ -163,6 +163,20 @@ def test_faster_than_the_input_model_is_beyond_the_interval_and_the_control_toge
     assert outcome_of(1, candidate, control=control)[0] == expected
 
 
+@pytest.mark.parametrize("metric", ["latencyP95", "latencyP99"])
+@pytest.mark.parametrize(("tail", "expected"), [(0.0050, 0), (0.00297, 0), (0.0020, 1)])
+def test_a_faster_median_with_a_longer_tail_does_not_win_on_the_tail(metric: str, tail: float, expected: int) -> None:
+    trials = measured(0, 1.0, accuracy=0.95, **{metric: 0.003}), measured(1, 0.5, accuracy=0.95, **{metric: tail})
+    best, outcomes = ending("accuracy", *trials, objectives=[{"metric": metric, "goal": "Minimize"}])
+    assert best
+    assert best.trial == expected
+    if tail == 0.0050:
+        assert outcomes[1] == (
+            Outcome.INCONCLUSIVE,
+            f"not faster than the input model beyond noise: 0.50 [0.48, 0.52] of its time, {metric} 3ms → 5ms",
+        )
+
+
 FAST, SMALL = trial(1, 0.95, 0.001, 500, 0.5), trial(2, 0.95, 0.001, 400, 0.51)
 BETTER = trial(3, 0.951, 0.001, 600, 0.51)
 BY_SIZE = [{"metric": "size", "goal": "Minimize"}]

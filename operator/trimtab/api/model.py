@@ -117,6 +117,7 @@ class Metric(StrEnum):
 FRACTIONS = frozenset({Metric.ACCURACY, Metric.TOP_K, Metric.F1, Metric.AUROC, Metric.COSINE})
 QUALITY = FRACTIONS | {Metric.MSE, Metric.MAE, Metric.CUSTOM}
 LATENCIES = frozenset({Metric.LATENCY_P50, Metric.LATENCY_P95, Metric.LATENCY_P99})
+TAILS = LATENCIES - {Metric.LATENCY_P50}
 TIMED = LATENCIES | {Metric.THROUGHPUT, Metric.COST_PER_MILLION}
 """What follows from the clock, and so is only a hint before the playoff."""
 BYTES = frozenset({Metric.SIZE, Metric.PEAK_MEMORY})
