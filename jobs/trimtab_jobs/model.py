@@ -8,7 +8,7 @@ writes another into an empty folder; it never changes the one it was given.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ class Model:
     def weights(self) -> Path:
         assert self.format == ModelFormat.PYTORCH, self.format
         return self.file
+
+    @property
+    def as_stored(self) -> Model:
+        """The same files, to be computed in the precision that the graph says, which every engine can."""
+        return replace(self, details={name: value for name, value in self.details.items() if name != PRECISION})
 
     @property
     def size(self) -> int:

@@ -44,11 +44,14 @@ def load(path: Path) -> onnx.ModelProto:
     return model
 
 
-def save(model: onnx.ModelProto, out: Path, one_file: int = ONE_FILE) -> Model:
-    """Write the model into the folder `out`; weights of more than `one_file` bytes beside the graph."""
+def save(model: onnx.ModelProto, out: Path, details: dict[str, Any] | None = None, one_file: int = ONE_FILE) -> Model:
+    """Write the model into the folder `out`; weights of more than `one_file` bytes beside the graph.
+
+    `details` are the Model's: a technique passes on those of the model it was given.
+    """
     held = sum(len(tensor.raw_data) for graph in graphs(model.graph) for tensor in graph.initializer)
     onnx.save(model, out / ONNX_FILE, save_as_external_data=held > one_file, location=WEIGHTS)
-    return Model(out, ModelFormat.ONNX).save_manifest()
+    return Model(out, ModelFormat.ONNX, details or {}).save_manifest()
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -40,14 +40,15 @@ def difference(expected: Any, found: Any) -> float:
 def disagreement(before: Model, after: Model, split: Split, tolerance: float) -> str:
     """How the ONNX model `after` answers otherwise than `before`, in a few words; nothing where they agree.
 
-    Both run in ONNX Runtime on the split's first samples. Raises InvalidInput if it cannot load or run one of them.
+    Both run in ONNX Runtime on the split's first samples, in the precision of their graphs. Raises InvalidInput if it
+    cannot load or run one of them.
     """
     if inputs(before) != inputs(after):
         return f"its inputs are {_show(inputs(after))} instead of {_show(inputs(before))}"
     names, found = ([one.name for one in outputs(model)] for model in (before, after))
     if names != found:
         return f"its outputs are {', '.join(found)} instead of {', '.join(names)}"
-    sessions = [engine(EngineName.ONNXRUNTIME).load(model, EngineOptions()) for model in (before, after)]
+    sessions = [engine(EngineName.ONNXRUNTIME).load(model.as_stored, EngineOptions()) for model in (before, after)]
     for size in sorted({1, min(SAMPLES, batch_size(sessions[0], split), len(split))}):
         samples = next(split.batches(size))
         for name, expected, got in zip(names, *(session.run(samples) for session in sessions), strict=True):

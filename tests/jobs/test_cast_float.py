@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import magika
 import numpy as np
@@ -13,12 +15,16 @@ import pytest
 from odd_graphs import ODD, Arrays, samples, source, workbench
 from trimtab.api.model import EngineName, ModelFormat
 from trimtab.api.status import Hardware
-from trimtab.api.techniques import CastFloat, CastScope, FloatPrecision
+from trimtab.api.techniques import CastFloat, CastScope, FloatPrecision, Step
 from trimtab_jobs.engines import EngineOptions, NotExecutable, engine
 from trimtab_jobs.errors import InvalidInput, NotApplicable
-from trimtab_jobs.model import Model, open_model
+from trimtab_jobs.model import PRECISION, Model, open_model
 from trimtab_jobs.parity import disagreement
+from trimtab_jobs.techniques import Function
 from trimtab_jobs.techniques import cast_float as module
+from trimtab_jobs.techniques.optimize_graph import optimize_graph
+from trimtab_jobs.techniques.quantize import quantize
+from trimtab_jobs.techniques.quantize_weights import quantize_weights
 
 MAGIKA = Path(magika.__file__).parent / "models/standard_v3_3/model.onnx"
 BYTES = {"bytes": np.random.default_rng(0).integers(0, 257, (8, 2048), dtype=np.int32)}
@@ -125,3 +131,20 @@ def test_bfloat16_needs_a_cpu_that_has_it(tmp_path: Path, magika_model: Model, m
     for name in (EngineName.ONNXRUNTIME, EngineName.TENSORRT):
         with pytest.raises(InvalidInput, match=f"^model.onnx: {name} computes in what the graph says, and not in BFlo"):
             engine(name).load(hinted, EngineOptions())
+
+
+@pytest.mark.parametrize(
+    ("technique", "step"),
+    [
+        (optimize_graph, {"optimizeGraph": {"optimizer": ["Onnxslim"]}}),
+        (quantize, {"quantize": {"method": ["Dynamic"], "operatorScope": ["MatMul"], "maxDrop": "50%"}}),
+        (quantize_weights, {"quantizeWeights": {"bits": [8]}}),
+    ],
+)
+def test_the_hint_outlives_the_steps_after_it(
+    technique: Function, step: dict[str, Any], tmp_path: Path, magika_model: Model
+) -> None:
+    hinted = replace(magika_model, details={PRECISION: FloatPrecision.BFLOAT16})
+    bench = workbench(tmp_path, BYTES, hinted, [])
+    made = technique(hinted, Step.model_validate(step).config, bench)
+    assert open_model(made.folder).details == {PRECISION: FloatPrecision.BFLOAT16}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ import pytest
 from bad_inputs import CENTERS, make_model, make_samples
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import EngineName, Metric, ModelFormat
+from trimtab.api.techniques import FloatPrecision
 from trimtab.api.work import Measurement
 from trimtab_jobs.data import Split, Splits
 from trimtab_jobs.engines import EngineOptions, engine
+from trimtab_jobs.errors import InvalidInput, Temporary
 from trimtab_jobs.evaluate import Judge, batch_size, measure
-from trimtab_jobs.model import Model
+from trimtab_jobs.memory import loaded_memory
+from trimtab_jobs.model import PRECISION, Model
 from trimtab_jobs.openvino_model import openvino, save
 
 from .conftest import one_split
@@ -27,7 +31,7 @@ COSTS = [Metric.LATENCY_P99, Metric.THROUGHPUT, Metric.PEAK_MEMORY]
 
 def write(folder: Path, **changes: Any) -> Model:
     onnx.save(make_model(**changes), folder / "model.onnx")
-    return Model(folder, ModelFormat.ONNX)
+    return Model(folder, ModelFormat.ONNX).save_manifest()
 
 
 def measured(name: EngineName, model: Model, *metrics: Metric) -> Measurement:
@@ -66,6 +70,45 @@ def test_peak_memory_is_that_of_a_fresh_process(tmp_path: Path) -> None:
     ballast = np.ones(2**26)  # half a gigabyte of this process
     found = measured(EngineName.ONNXRUNTIME, write(tmp_path), Metric.PEAK_MEMORY).metrics
     assert found[Metric.PEAK_MEMORY] < ballast.nbytes
+
+
+def test_peak_memory_is_that_of_the_precision_it_computes_in(tmp_path: Path) -> None:
+    write(tmp_path)
+    model = Model(tmp_path, ModelFormat.ONNX, {PRECISION: FloatPrecision.BFLOAT16}).save_manifest()
+    assert loaded_memory(EngineName.OPENVINO, model, samples(), EngineOptions()) > 10_000_000
+    with pytest.raises(
+        InvalidInput, match=r"^peakMemory: .* ONNXRuntime failed: .*computes in .*, and not in BFloat16"
+    ):
+        loaded_memory(EngineName.ONNXRUNTIME, model, samples(), EngineOptions())
+
+
+def end_new_processes(how: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python runs this module as it starts."""
+    (folder / "sitecustomize.py").write_text(f"import os, signal, sys\n{how}\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+
+
+def test_an_engine_that_crashes_in_a_process_of_its_own_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_new_processes("os.kill(os.getpid(), signal.SIGSEGV)", tmp_path, monkeypatch)
+    found = measured(EngineName.ONNXRUNTIME, write(tmp_path), Metric.PEAK_MEMORY)
+    assert not found.executed
+    assert found.note == "peakMemory: the process that loads the model in ONNXRuntime failed: it ended by SIGSEGV"
+
+
+KILLED = {
+    "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
+    "MemoryError": "sys.stderr.write('MemoryError\\n'); sys.stderr.flush(); os._exit(1)",
+    "bad_alloc": "sys.stderr.write('std::bad_alloc\\n'); sys.stderr.flush(); os.abort()",
+}
+
+
+@pytest.mark.parametrize("how", KILLED.values(), ids=KILLED.keys())
+def test_a_process_without_memory_is_tried_again(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    end_new_processes(how, tmp_path, monkeypatch)
+    with pytest.raises(Temporary, match=r"raise the memory limit$"):
+        measured(EngineName.ONNXRUNTIME, write(tmp_path), Metric.PEAK_MEMORY)
 
 
 def test_an_engine_that_refuses_is_a_finding(tmp_path: Path) -> None:

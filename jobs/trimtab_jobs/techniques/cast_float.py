@@ -59,7 +59,7 @@ def cast_float(model: Model, config: CastFloat, bench: Bench) -> Model:
         note = _cast_weights(given)
     else:
         note = _cast_all(given, bench.splits.evaluation)
-    made = save(given, bench.out)
+    made = save(given, bench.out, model.details)
     _check_same(model, made, bench.splits.evaluation)
     bench.note(note)
     return made

@@ -58,7 +58,7 @@ def optimize_graph(model: Model, config: OptimizeGraph, bench: Bench) -> Model:
     after = _operators(optimized)
     if after.total() >= before.total():  # more, where ONNX Runtime casts around what it has no FLOAT16 kernel for
         raise NotApplicable(f"optimizeGraph: {optimizer} finds nothing to optimize in {before.total()} nodes")
-    made = save(optimized, bench.out)
+    made = save(optimized, bench.out, model.details)
     _check_same(model, made, optimizer, bench)
     bench.note(_note(before, after))
     return made

@@ -94,7 +94,7 @@ def quantize(model: Model, config: Quantize, bench: Bench) -> Model:
     bench.note(_note(quantized, nodes, len(nodes) - len(kept), config))
     if recurrent := Counter(node.op_type for node in prepared.graph.node if node.op_type in RECURRENT - operators):
         bench.note(f"{_counts(recurrent)} in floating point: {chosen(config.method)} has no integer form of it")
-    return save(result, bench.out)
+    return save(result, bench.out, model.details)
 
 
 def _check_types(config: Quantize) -> None:
@@ -199,7 +199,7 @@ def _guarded(
 
 def _order(model: Model, nodes: Sequence[NodeProto], build: Build, bench: Bench) -> list[str]:
     """The nodes' names, those whose quantization costs most first."""
-    original = engine(EngineName.ONNXRUNTIME).load(model, EngineOptions(bench.threads))
+    original = engine(EngineName.ONNXRUNTIME).load(model.as_stored, EngineOptions(bench.threads))
     names = [node.name for node in nodes]
     return ranked(names, original, lambda name: _load(build([name]), bench), bench.splits.evaluation)
 

@@ -77,7 +77,7 @@ def quantize_weights(model: Model, config: QuantizeWeights, bench: Bench) -> Mod
     drop_unread_weights(given)
     if all(entry.domain != DOMAIN for entry in given.opset_import):
         given.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    made = save(given, bench.out)
+    made = save(given, bench.out, model.details)
     _check_runs(model, made, bench)
     bench.note(_note(work))
     return made
@@ -222,9 +222,9 @@ def _quantized(node: onnx.NodeProto, weight: Weight, work: Work) -> list[str]:
 def _check_runs(model: Model, made: Model, bench: Bench) -> None:
     """How far off the answers are is for the metrics to say; here they have to come, in batches as before."""
     runtime, split, options = engine(EngineName.ONNXRUNTIME), bench.splits.evaluation, EngineOptions(bench.threads)
-    sizes = {1, batch_size(runtime.load(model, options), split)}
+    sizes = {1, batch_size(runtime.load(model.as_stored, options), split)}
     try:
-        session = runtime.load(made, options)
+        session = runtime.load(made.as_stored, options)
         for size in sizes:
             session.run(next(split.batches(size)))
     except InvalidInput as refusal:
