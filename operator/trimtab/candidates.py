@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.api.job import Constraint, OptimizationJobSpec
+from trimtab.api.metrics import keeps
 from trimtab.api.model import TAILS, TIMED, Metric, parse_metric, show_metric
 from trimtab.api.quantities import parse_percent, show_percent
 from trimtab.api.status import CandidateStatus, Interval, OptimizationJobStatus, TrialState, TrialStatus
@@ -99,7 +100,7 @@ def _miss(spec: OptimizationJobSpec, constraint: Constraint, c: Candidate) -> Mi
         drop, bound = spec.metrics.drop(metric, c.reference.metric(metric), value), parse_percent(constraint.max_drop)
         verb = "drops" if spec.metrics.higher_is_better(metric) else "rises"
         text = f"{metric} {verb} by {show_percent(drop)}, more than {constraint.max_drop}"
-        return Miss(text, (drop - bound) / max(bound, NO_SCALE)) if drop > bound + 1e-9 else None
+        return Miss(text, (drop - bound) / max(bound, NO_SCALE)) if not keeps(drop, bound) else None
     if constraint.max is not None:
         bound = parse_metric(metric, constraint.max)
         text = f"{metric} is {show_metric(metric, value)}, above {constraint.max}"

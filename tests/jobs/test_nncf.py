@@ -146,6 +146,13 @@ def test_the_guard_gives_back_the_layer_that_costs(digits: Path, tmp_path: Path)
     assert bench.drop(engine(EngineName.OPENVINO).load(quantized, EngineOptions())) <= 0.01
 
 
+def test_a_drop_of_exactly_the_promise_keeps_it(digits: Path, tmp_path: Path) -> None:
+    bench = Workbench(tmp_path, digits / "model.onnx", digits)
+    bench.drop = lambda session: 0.95 - 0.94
+    bench.quantize(max_drop="1%")
+    assert bench.floats == []
+
+
 @pytest.mark.parametrize("budget", [4, 6])
 def test_the_guard_ends_within_its_budget(digits: Path, tmp_path: Path, budget: int) -> None:
     """Labels that are the model's own answers to noise, which nothing but the model itself repeats."""

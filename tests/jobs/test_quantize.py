@@ -320,6 +320,13 @@ def test_layers_that_cost_too_much_stay_float(tmp_path: Path, method: str) -> No
     assert (pairs["QuantizeLinear"], pairs["DequantizeLinear"]) == ((2, 4) if method == "Static" else (0, 0))
 
 
+def test_a_drop_of_exactly_the_promise_keeps_it(tmp_path: Path) -> None:
+    bench = fragile(tmp_path)
+    bench.drop = lambda session: 0.95 - 0.94
+    bench.quantize(max_drop="1%")
+    assert bench.floats == []
+
+
 def test_a_promise_that_no_choice_keeps_does_not_apply(tmp_path: Path) -> None:
     bench = fragile(tmp_path)
     bench.drop = lambda session: 0.5

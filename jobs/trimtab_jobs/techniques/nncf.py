@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from trimtab.api.metrics import ROUNDING, keeps
 from trimtab.api.model import EngineName
 from trimtab.api.quantities import parse_percent, show_percent
 from trimtab.api.techniques import Nncf, NncfModelType, OperatorScope, chosen, chosen_int
@@ -98,7 +99,7 @@ def _guarded(module: Any, graph: Any, samples: list[Sample], config: Nncf, bench
         module.Dataset(samples),
         module.Dataset(range(OBSERVED)),
         validate,
-        max_drop=parse_percent(config.max_drop or ""),
+        max_drop=parse_percent(config.max_drop or "") + ROUNDING,
         drop_type=module.DropType.ABSOLUTE,
         advanced_quantization_parameters=_advanced(module),
         advanced_accuracy_restorer_parameters=module.AdvancedAccuracyRestorerParameters(
@@ -146,7 +147,7 @@ def _advanced(module: Any) -> Any:
 def _kept(made: Model, config: Nncf, bench: Bench) -> str:
     """What the guard achieved, in words. NNCF returns its last attempt without any, whatever that loses."""
     drop = bench.drop(engine(EngineName.OPENVINO).load(made, EngineOptions(bench.threads)))
-    if drop > parse_percent(config.max_drop or ""):
+    if not keeps(drop, parse_percent(config.max_drop or "")):
         raise NotApplicable(
             f"nncf: {show_percent(drop)} is still lost after {config.max_evaluations} evaluations, more than maxDrop "
             f"{config.max_drop}: allow more of either"

@@ -24,6 +24,7 @@ from onnx import NodeProto
 from onnxruntime import quantization
 from onnxruntime.quantization.registry import IntegerOpsRegistry
 
+from trimtab.api.metrics import keeps
 from trimtab.api.model import EngineName
 from trimtab.api.quantities import parse_percent
 from trimtab.api.techniques import (
@@ -186,7 +187,7 @@ def _guarded(
 
     def holds(count: int) -> bool:
         candidate = _load(build([node.name for node in reverted(count)]), bench)
-        return bench.drop(candidate) <= parse_percent(config.max_drop or "0%")
+        return keeps(bench.drop(candidate), parse_percent(config.max_drop or "0%"))
 
     count = fewest(len(nodes), holds, config.max_evaluations)
     if count is None:

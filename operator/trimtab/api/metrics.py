@@ -18,6 +18,8 @@ from trimtab.api.quantities import Decimal
 
 NOTHING = 1e-12
 """What stands in for an error of exactly 0, which leaves no scale to divide by."""
+ROUNDING = 1e-9
+"""What a drop may exceed its bound by: 0.95 less 0.94 is 0.010000000000000009."""
 MILLION_PER_HOUR = 1e6 / 3600
 
 
@@ -77,3 +79,8 @@ class Metrics(Spec):
     def cost_per_million(self, latency_p50: float) -> float | None:
         """What a million requests cost, one after the other; None without a price."""
         return None if self.price_per_hour is None else float(self.price_per_hour) * latency_p50 * MILLION_PER_HOUR
+
+
+def keeps(drop: float, bound: float) -> bool:
+    """Whether a drop is within its bound; a drop of exactly the bound is."""
+    return drop <= bound + ROUNDING
