@@ -86,7 +86,7 @@ def _praise(status: OptimizationJobStatus, metrics: Metrics) -> str:
     name = candidate_name(trial, entry)
     metric = quality(status)
     seen = metrics.drop(metric, reference.metric(metric), entry.metric(metric))
-    told = [_speed(entry.time_ratio), _loss(metric, seen, status.claim), _size(entry, reference)]
+    told = [_speed(entry.time_ratio), _loss(metrics, metric, seen, status.claim), _size(entry, reference)]
     *most, last = [text for text in told if text]
     return f"{name[0].upper()}{name[1:]} {', '.join(most)}{' and ' if most else ''}{last}"
 
@@ -99,16 +99,22 @@ def _speed(ratio: Interval | None) -> str:
     return f"is {estimate}x as fast as the input model (95% interval {low} to {high})"
 
 
-def _loss(metric: Metric, seen: float, claim: Claim | None) -> str:
+def _loss(metrics: Metrics, metric: Metric, seen: float, claim: Claim | None) -> str:
     """The holdout's word where there is one, for the search has `seen` the drop on the evaluation split."""
-    if claim and claim.drop:
-        low, high = points(claim.drop.low), points(claim.drop.high)
-        drop, interval, where = float(claim.drop.estimate), f" (95% interval {low} to {high})", "the holdout"
-    else:
-        drop, interval, where = seen, "", "the evaluation split"
-    verb = "loses" if drop >= 0 else "gains"
-    unit = " points of" if metric in FRACTIONS else "% in"
-    return f"{verb} {points(abs(drop))}{unit} {metric} on {where}{interval}"
+    found = claim.drop if claim else None
+    drop = float(found.estimate) if found else seen
+    where = f"the holdout{_ends(found, gained=drop < 0)}" if found else "the evaluation split"
+    if metric in FRACTIONS:
+        return f"{'loses' if drop >= 0 else 'gains'} {points(abs(drop))} points of {metric} on {where}"
+    lowers = metrics.higher_is_better(metric) == (drop >= 0)
+    return f"{'lowers' if lowers else 'raises'} {metric} by {points(abs(drop))}% on {where}"
+
+
+def _ends(drop: Interval, gained: bool) -> str:
+    """A drop's interval with the sign of what is told: a gain is a drop below 0, and its ends change places."""
+    low, high = float(drop.low), float(drop.high)
+    low, high = (-high, -low) if gained else (low, high)
+    return f" (95% interval {points(low)} to {points(high)})"
 
 
 def _size(entry: CandidateStatus, reference: CandidateStatus) -> str:

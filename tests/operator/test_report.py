@@ -18,8 +18,8 @@ from trimtab.report import build, inverse
 HEADLINES = {
     "winner": "Trial 2 on ONNXRuntime is 1.49x as fast as the input model (95% interval 1.45 to 1.54), loses 0.20 "
     "points of accuracy on the holdout (95% interval -0.20 to 0.60) and takes 320 instead of 1000.",
-    "regression": "Trial 1 on ONNXRuntime is 2.00x as fast as the input model (95% interval 1.92 to 2.08), loses 2.00% "
-    "in mse on the holdout (95% interval 1.00 to 3.00) and takes 1000 as before.",
+    "regression": "Trial 1 on ONNXRuntime is 2.00x as fast as the input model (95% interval 1.92 to 2.08), raises mse "
+    "by 2.00% on the holdout (95% interval 1.00 to 3.00) and takes 1000 as before.",
     "inconclusive": "; the holdout of 200 samples is too small to confirm the promise.",
     "violated": "; but the holdout breaks the promise, so nothing was published.",
     "nothing feasible": "Nothing keeps every promise; the nearest miss is trial 2 on ONNXRuntime: accuracy is 95.1%, "
@@ -39,6 +39,20 @@ VERDICTS = {
 @pytest.mark.parametrize("ending", HEADLINES)
 def test_the_headline_says_how_it_ended(ending: str) -> None:
     assert build(ENDINGS[ending]()).headline.endswith(HEADLINES[ending])
+
+
+@pytest.mark.parametrize(
+    ("ending", "told"),
+    [
+        ("winner", "gains 0.50 points of accuracy on the holdout (95% interval -0.10 to 1.10)"),
+        ("regression", "lowers mse by 0.50% on the holdout (95% interval -0.10 to 1.10)"),
+    ],
+)
+def test_a_gain_and_its_interval_have_one_sign(ending: str, told: str) -> None:
+    job = ENDINGS[ending]()
+    assert job.status.claim
+    claim = job.status.claim.model_copy(update={"drop": interval(-0.005, 0.006)})
+    assert told in build(job.model_copy(update={"status": job.status.model_copy(update={"claim": claim})})).headline
 
 
 @pytest.mark.parametrize("ending", VERDICTS)
