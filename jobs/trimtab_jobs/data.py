@@ -8,7 +8,7 @@ what makes the claim honest: a model is not judged on what it was tuned on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -62,7 +62,7 @@ class Split:
 class Splits:
     """A job's splits, read when first asked for. Raises InvalidInput as `read_split` does."""
 
-    paths: dict[str, Path]
+    paths: Mapping[str, Path]
 
     @cached_property
     def calibration(self) -> Split:

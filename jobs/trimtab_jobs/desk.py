@@ -20,7 +20,7 @@ from trimtab_jobs.engines import EngineOptions, Session, engine
 from trimtab_jobs.errors import InvalidInput
 from trimtab_jobs.evaluate import Judge, measure
 from trimtab_jobs.hardware import hardware
-from trimtab_jobs.inputs import fetch
+from trimtab_jobs.inputs import Fetched, fetch
 from trimtab_jobs.metrics import choose
 from trimtab_jobs.model import Model
 from trimtab_jobs.pipeline import Context, convert
@@ -42,7 +42,8 @@ class Desk:
         self.store = store
         self.hardware = hardware()
         self.options = EngineOptions(self.hardware.threads, task.target.compute_capability)
-        self.paths = {name: self._fetch(split.uri, f"data.{name}") for name, split in task.data.named().items()}
+        uris = {name: split.uri for name, split in task.data.named().items()}
+        self.paths = Fetched(uris, "data", store.files)
         self.splits = Splits(self.paths)
 
     def pinned(self, *names: str) -> dict[str, str]:

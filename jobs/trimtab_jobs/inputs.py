@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import posixpath
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,28 @@ def fetch(uri: str, field: str, cache: SharedFolder, beside: Beside = lambda pat
         path = source.keep([source.name], cache) / source.name
         names = [name for name in beside(path) if not posixpath.isabs(name) and ".." not in name.split("/")]
         return source.keep([source.name, *names], cache) / source.name if names else path
+
+
+class Fetched(Mapping[str, Path]):
+    """Files by name, each fetched when it is first asked for, as `fetch` does."""
+
+    def __init__(self, uris: Mapping[str, str], field: str, cache: SharedFolder) -> None:
+        self._uris, self._field, self._cache = uris, field, cache
+        self._paths: dict[str, Path] = {}
+
+    def __getitem__(self, name: str) -> Path:
+        if name not in self._paths:
+            self._paths[name] = fetch(self._uris[name], f"{self._field}.{name}", self._cache)
+        return self._paths[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._uris
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._uris)
+
+    def __len__(self) -> int:
+        return len(self._uris)
 
 
 def _model_in(files: Files, address: str) -> str:

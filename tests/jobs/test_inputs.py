@@ -118,6 +118,11 @@ def test_a_job_whose_inputs_are_all_elsewhere(
     assert (there.model_digest, there.data_digests) == (here.model_digest, here.data_digests)
 
 
+def test_a_trial_does_not_fetch_the_holdout(lab: Lab, succeed: Callable[[Task], Report]) -> None:
+    splits = {"evaluation": {"uri": "pvc://inputs/evaluation.npz"}, "holdout": {"uri": "http://127.0.0.1:1/h.npz"}}
+    succeed(lab.task("Trial", trial=1, data=splits))
+
+
 TREE = [
     {"type": "directory", "oid": "d1", "size": 0, "path": "onnx/quantized"},
     {"type": "file", "oid": "f1", "size": 3, "path": "onnx/config.json"},
