@@ -2,12 +2,17 @@
 
 Starting that process and loading the model takes longer than telling the result of a finished run, so what was seen is
 kept, with the size and time of every file that was looked at.
+
+Splits are dealt into a folder that is named by the data, so that no two data sets ever share one: a job that was
+written for some data keeps its splits, whatever the model is looked at with later.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,7 +23,7 @@ from trimtab.api.look import Look
 from trimtab.api.model import Metric, is_address
 from trimtab.api.work import INVALID_INPUT_EXIT
 from trimtab.documents import Refused
-from trimtab.runs import stamp, write
+from trimtab.runs import companions, stamp, write
 
 MODULE = "trimtab_jobs.look"
 
@@ -32,14 +37,14 @@ class Kept(Record):
     look: Look
 
 
-def look_again(model: str, data: Path, folder: Path, metric: Metric | None, memory: Path) -> Look:
-    """The same as `look`, from the file `memory` if nothing has changed since it was written.
+def look_again(model: str, data: Path, folder: Path, metric: Metric | None) -> Look:
+    """The same as `look`, from the file look.json in `folder` if nothing has changed since it was written.
 
     A model on another machine is looked at again: only that machine knows whether it has changed.
     """
     if is_address(model):
         return look(model, data, folder, metric)
-    files = {str(path.resolve()): stamp(path) for path in (Path(model), data, *sorted(data.glob("*.npz")))}
+    files, memory = _stamps(*companions(Path(model))) | _data_stamps(data), folder / "look.json"
     try:
         kept = Kept.model_validate_json(memory.read_bytes())
     except (OSError, ValidationError):
@@ -55,9 +60,23 @@ def _still_there(seen: Look) -> bool:
     return all(Path(file).is_file() for file in seen.data.values())
 
 
+def dealt(data: Path, folder: Path) -> Path:
+    """Where the splits that `data` lacks are written: of the same files, unchanged, it is the same folder."""
+    digest = sha256(json.dumps(_data_stamps(data), sort_keys=True).encode()).hexdigest()
+    return folder / f"data-{digest[:12]}"
+
+
+def _data_stamps(data: Path) -> dict[str, list[int]]:
+    return _stamps(*data.glob("*.npz")) if data.is_dir() else _stamps(data)
+
+
+def _stamps(*paths: Path) -> dict[str, list[int]]:
+    return {str(path.resolve()): stamp(path) for path in paths}
+
+
 def look(model: str, data: Path, folder: Path, metric: Metric | None = None) -> Look:
-    """What `trimtab_jobs.look` sees; splits that `data` lacks are written into `folder`. Raises Refused."""
-    command = [sys.executable, "-m", MODULE, model, str(data), str(folder)]
+    """What `trimtab_jobs.look` sees; what it fetches and deals is kept in `folder`, a run's. Raises Refused."""
+    command = [sys.executable, "-m", MODULE, model, str(data), str(dealt(data, folder))]
     command += ["--metric", metric] if metric else []
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode == 0:

@@ -15,6 +15,7 @@ import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import unquote
@@ -77,7 +78,8 @@ _CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EE
 def identified(job: OptimizationJob, folder: Path, volumes: Mapping[str, Path]) -> OptimizationJob:
     """The job with a UID made from its spec and its files, and the status that an earlier run of the same left.
 
-    What is on other machines is known by its address alone: to begin again with new content, delete the run's folder.
+    What is on other machines is known by its address alone, and of what a file here refers to only its `companions`
+    are noticed: to begin again with new content, delete the run's folder.
 
     A run that failed is begun again: whoever asks for that has changed something, a file or the machine. For one that
     was interrupted no time has passed meanwhile.
@@ -91,7 +93,17 @@ def identified(job: OptimizationJob, folder: Path, volumes: Mapping[str, Path]) 
 def _inputs(job: OptimizationJob, volumes: Mapping[str, Path]) -> Iterator[Path]:
     for where, uri in job.spec.addresses().items():
         if where != "spec.publish.uri" and is_local(uri):
-            yield path_of(uri, volumes)
+            yield from companions(path_of(uri, volumes))
+
+
+def companions(path: Path) -> list[Path]:
+    """The file, and those beside it in which exporters put a model's tensors: x.onnx.data, x.onnx_data, x.data, x.bin.
+
+    Tensors under other names are not noticed, for the graph would have to be read, nor is what code reads or imports.
+    """
+    tensors = {path.parent / f"{path.stem}{suffix}" for suffix in (".data", ".bin")}
+    found = tensors.union(path.parent.glob(f"{escape(path.name)}*"))
+    return sorted({path, *(other for other in found if other.is_file())})
 
 
 def path_of(uri: str, volumes: Mapping[str, Path]) -> Path:

@@ -178,6 +178,21 @@ def test_a_trial_beyond_its_budget_of_memory_fails_and_the_job_goes_on(digits: P
     assert all("spec.budget.memory: the trial held" in t.message for t in found.trials[1:])
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "model.onnx_data", "model.data", "model.bin"])
+def test_another_time_of_a_model_or_its_tensors_makes_another_run(digits: Path, tmp_path: Path, name: str) -> None:
+    data = shutil.copytree(digits, tmp_path / "digits")
+    (data / name).touch()
+
+    def uid() -> str:
+        return identified(read_job(data / "job.yaml"), tmp_path, {"digits": data}).metadata.uid
+
+    before = uid()
+    (data / "model.log").touch()
+    assert uid() == before
+    os.utime(data / name, ns=(0, 0))
+    assert uid() != before
+
+
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     """One process that has ended, `trial`, and one that goes on, `other`."""

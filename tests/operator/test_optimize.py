@@ -100,6 +100,27 @@ def test_init_writes_a_job_with_what_was_seen(digits: Path, tmp_path: Path) -> N
     assert trimtab(tmp_path, "init", digits / "model.onnx", "--data", digits, "-o", "mine.yaml", "--force")[0] == 0
 
 
+def test_two_data_sets_never_share_a_folder(digits: Path, tmp_path: Path) -> None:
+    """Whatever the order of `init` and `optimize`, each job names splits of its own data."""
+    samples = dict(np.load(digits / "evaluation.npz"))
+    for name, shift in (("a", 0), ("b", 100)):
+        np.savez(tmp_path / f"{name}.npz", image=samples["image"] + np.float32(shift), labels=samples["labels"])
+
+    def optimize(name: str) -> str:
+        command = ["optimize", digits / "model.onnx", "--data", f"{name}.npz", "--dry-run"]
+        return evaluation(trimtab(tmp_path, *command)[1])
+
+    def evaluation(job: str) -> str:
+        return str(yaml.safe_load(job)["spec"]["data"]["evaluation"]["uri"]).removeprefix("file://")
+
+    first = optimize("a")
+    assert trimtab(tmp_path, "init", digits / "model.onnx", "--data", "b.npz", "-o", "b.yaml")[0] == 0
+    written = evaluation((tmp_path / "b.yaml").read_text())
+    assert optimize("a") == first
+    for file, least in ((first, 0), (written, 100)):
+        assert least <= np.load(file)["image"].mean() < least + 50
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [

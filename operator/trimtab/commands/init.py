@@ -22,7 +22,7 @@ def _init(given: argparse.Namespace) -> Said:
         raise Refused([f"--job {given.job}: it is there already; name another file, or add --force to replace it"])
     folder = given.out or Path(".trimtab") / job_name(given.model)
     with hold(folder):
-        seen = look(given.model, given.data, folder / "data")
+        seen = look(given.model, given.data, folder)
     text = job_text(given.model, seen, Asked(), folder / "published")
     with writable(given.job):
         write(given.job, text)

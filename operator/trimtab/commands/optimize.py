@@ -15,7 +15,7 @@ from trimtab.api.quantities import DURATION, PERCENT, QUANTITY
 from trimtab.compose import Asked, job_name, job_text, summary
 from trimtab.documents import Refused, read_job
 from trimtab.local import run_held
-from trimtab.looking import look_again
+from trimtab.looking import dealt, look_again
 from trimtab.runs import hold, writable, write
 from trimtab.voice import Said, ended, following, progress_stream, speak
 
@@ -32,10 +32,10 @@ def _optimize(given: argparse.Namespace) -> Said:
     asked, metric = _asked(given), given.metric and _one_of("--metric", given.metric, QUALITIES)
     folder = given.out or Path(".trimtab") / job_name(given.model)
     with hold(folder), writable(folder):
-        seen = look_again(given.model, given.data, folder / "data", metric, memory=folder / "look.json")
+        seen = look_again(given.model, given.data, folder, metric)
         text = job_text(given.model, seen, asked, given.publish or folder / "published")
         if given.dry_run:
-            return Answer(command=given.command, paths={"data": str(folder / "data")}), text.rstrip()
+            return Answer(command=given.command, paths={"data": str(dealt(given.data, folder))}), text.rstrip()
         write(folder / "job.yaml", text)
         job = read_job(folder / "job.yaml")
         print("\n".join(summary(given.model, seen)), file=progress_stream(given), flush=True)
