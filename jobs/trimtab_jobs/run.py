@@ -136,9 +136,8 @@ def playoff(desk: Desk) -> Report:
         Timing(trial=f.trial, engine=f.engine, ratio=ratios[i], metrics=latencies(raced, i, measured))
         for i, f in enumerate(finalists)
     ]
-    if Metric.THROUGHPUT in measured:
-        timings = _with_throughput(timings, sessions, desk)
-    return Report(stage=Stage.PLAYOFF, timings=timings, control=ratios[-1])
+    report = Report(stage=Stage.PLAYOFF, timings=timings, control=ratios[-1])
+    return _with_throughput(report, sessions, desk) if Metric.THROUGHPUT in measured else report
 
 
 def _ratios(raced: Race, seed: int) -> list[Interval]:
@@ -146,21 +145,22 @@ def _ratios(raced: Race, seed: int) -> list[Interval]:
     return [ratio(raced.medians(index), raced.medians(0), seed) for index in range(len(raced.times))]
 
 
-def _with_throughput(timings: list[Timing], sessions: list[Session], desk: Desk) -> list[Timing]:
+def _with_throughput(report: Report, sessions: list[Session], desk: Desk) -> Report:
     """Race once more, with batches. One size for all: the smallest that anybody is limited to."""
     split, settings = desk.splits.evaluation, desk.task.metrics
     size = min(throughput_batch(session, split, settings) for session in sessions)
     raced = race([caller(session, split, size) for session in sessions])
     ratios = _ratios(raced, desk.task.seed)
-    return [
+    timings = [
         timing.model_copy(
             update={
                 "batch_ratio": ratios[index],
                 "metrics": timing.metrics | {Metric.THROUGHPUT: size / raced.percentile(index, 50)},
             }
         )
-        for index, timing in enumerate(timings)
+        for index, timing in enumerate(report.timings)
     ]
+    return report.model_copy(update={"timings": timings, "batch_control": ratios[-1]})
 
 
 def publish(desk: Desk) -> Report:

@@ -11,6 +11,8 @@ from trimtab.api.quantities import parse_percent, show_percent
 from trimtab.api.status import CandidateStatus, Interval, OptimizationJobStatus, TrialState, TrialStatus
 from trimtab.api.work import Finalist
 
+LEAST_NOISE = 0.01
+"""A control that happens to be exact does not make a machine so."""
 NO_SCALE = 0.01
 """What a miss is relative to where the bound is 0: a point, of a fraction."""
 
@@ -57,9 +59,7 @@ class Candidate:
 
     def ratio(self, metric: Metric) -> Interval | None:
         """The playoff's ratio of times that tells whether a metric is better beyond noise; None for other metrics."""
-        if metric not in TIMED:
-            return None
-        return self.entry.batch_ratio if metric == Metric.THROUGHPUT else self.entry.time_ratio
+        return speed_ratio(self.entry, metric) if metric in TIMED else None
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,22 @@ def candidates(status: OptimizationJobStatus) -> list[Candidate]:
     reference = status.trials[0].candidates[0]
     done = (t for t in status.trials if t.state == TrialState.SUCCEEDED)
     return [Candidate(trial, entry, reference) for trial in done for entry in trial.candidates]
+
+
+def speed_ratio(entry: CandidateStatus, objective: Metric) -> Interval | None:
+    """The playoff's ratio of times that an objective is about: of batches for throughput, else of single requests."""
+    return entry.batch_ratio if objective == Metric.THROUGHPUT else entry.time_ratio
+
+
+def control(status: OptimizationJobStatus, objective: Metric) -> Interval | None:
+    """The baseline against itself, in the race that gave `speed_ratio`."""
+    return status.batch_control_ratio if objective == Metric.THROUGHPUT else status.control_ratio
+
+
+def noise(status: OptimizationJobStatus, objective: Metric) -> float:
+    """What the playoff cannot tell from nothing, as a fraction of time."""
+    measured = control(status, objective)
+    return max(LEAST_NOISE, abs(float(measured.estimate) - 1)) if measured else LEAST_NOISE
 
 
 def quality(status: OptimizationJobStatus) -> Metric:

@@ -101,7 +101,12 @@ def _measured(status: OptimizationJobStatus, report: Report, settings: Metrics) 
         trial.model_copy(update={"candidates": [_timed(trial.index, c, timings, settings) for c in trial.candidates]})
         for trial in status.trials
     ]
-    update = {"trials": trials, "playoff_done": True, "control_ratio": report.control}
+    update = {
+        "trials": trials,
+        "playoff_done": True,
+        "control_ratio": report.control,
+        "batch_control_ratio": report.batch_control,
+    }
     return _charge(status.model_copy(update=update), report)
 
 

@@ -13,7 +13,7 @@ from trimtab.api.job import Constraint, OptimizationJob, OptimizationJobSpec
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import FRACTIONS, QUALITY, Metric, parse_metric
 from trimtab.api.names import ConditionType, Reason
-from trimtab.api.quantities import decimal, parse_percent, show_quantity
+from trimtab.api.quantities import decimal, parse_percent, show_percent, show_quantity
 from trimtab.api.report import Asked, Candidate, JobReport, Lineage, Promise, SplitUsed, TrialWork, Winner
 from trimtab.api.status import (
     CandidateStatus,
@@ -28,7 +28,7 @@ from trimtab.api.status import (
 )
 from trimtab.api.techniques import Step
 from trimtab.api.work import JobIdentity, Report
-from trimtab.candidates import candidate_name, quality
+from trimtab.candidates import candidate_name, control, noise, quality, speed_ratio
 from trimtab.conditions import find, is_true
 from trimtab.loading import loading
 from trimtab.recipe import explore
@@ -40,11 +40,11 @@ def build(job: OptimizationJob, model: str = "model.onnx", pods: Iterable[Report
 
     `model` is the path of the winner's file as the reader will find it, and `pods` the full reports of trials.
     """
-    status = job.status
+    status, objective = job.status, job.spec.objectives[0].metric
     return JobReport(
         job=JobIdentity(name=job.metadata.name, namespace=job.metadata.namespace, uid=job.metadata.uid),
         state=status.state,
-        headline=headline(status, job.spec.metrics),
+        headline=headline(status, job.spec),
         started=status.start_time or "",
         ended=status.completion_time or "",
         quality=quality(status),
@@ -53,8 +53,8 @@ def build(job: OptimizationJob, model: str = "model.onnx", pods: Iterable[Report
         nearest_miss=status.nearest_miss,
         claim=status.claim,
         verdict=_verdict(job.spec, status.claim) if status.claim else "",
-        control=status.control_ratio,
-        noise=_noise(status.control_ratio) if status.control_ratio else "",
+        control=control(status, objective),
+        noise=_noise(status, objective),
         candidates=list(_candidates(status, job.spec.metrics)),
         work=[
             TrialWork(trial=pod.trial, seconds=pod.seconds, peak_memory=pod.peak_memory, steps=pod.steps)
@@ -66,7 +66,7 @@ def build(job: OptimizationJob, model: str = "model.onnx", pods: Iterable[Report
     )
 
 
-def headline(status: OptimizationJobStatus, metrics: Metrics) -> str:
+def headline(status: OptimizationJobStatus, spec: OptimizationJobSpec) -> str:
     """The verdict in one sentence."""
     failure = find(status.conditions, ConditionType.FAILED)
     if failure and is_true(status.conditions, ConditionType.FAILED):
@@ -77,26 +77,32 @@ def headline(status: OptimizationJobStatus, metrics: Metrics) -> str:
         return f"Nothing keeps every promise; the nearest miss is {status.nearest_miss}."
     if status.state == Reason.BASELINE_IS_BEST:
         return "Keep the input model: no candidate is better beyond noise."
-    return f"{_praise(status, metrics)}{_reservation(status.claim)}."
+    return f"{_praise(status, spec)}{_reservation(status.claim)}."
 
 
-def _praise(status: OptimizationJobStatus, metrics: Metrics) -> str:
+def _praise(status: OptimizationJobStatus, spec: OptimizationJobSpec) -> str:
     trial, entry = _chosen(status)
     reference = status.trials[0].candidates[0]
     name = candidate_name(trial, entry)
     metric = quality(status)
-    seen = metrics.drop(metric, reference.metric(metric), entry.metric(metric))
-    told = [_speed(entry.time_ratio), _loss(metrics, metric, seen, status.claim), _size(entry, reference)]
+    seen = spec.metrics.drop(metric, reference.metric(metric), entry.metric(metric))
+    told = [
+        _speed(entry, spec.objectives[0].metric),
+        _loss(spec.metrics, metric, seen, status.claim),
+        _size(entry, reference),
+    ]
     *most, last = [text for text in told if text]
     return f"{name[0].upper()}{name[1:]} {', '.join(most)}{' and ' if most else ''}{last}"
 
 
-def _speed(ratio: Interval | None) -> str:
+def _speed(entry: CandidateStatus, objective: Metric) -> str:
+    ratio = speed_ratio(entry, objective)
     if ratio is None:
         return ""
     found = inverse(ratio)
     estimate, low, high = (f"{float(number):.2f}" for number in (found.estimate, found.low, found.high))
-    return f"is {estimate}x as fast as the input model (95% interval {low} to {high})"
+    batches = " in batches" if objective == Metric.THROUGHPUT else ""
+    return f"is {estimate}x as fast{batches} as the input model (95% interval {low} to {high})"
 
 
 def _loss(metrics: Metrics, metric: Metric, seen: float, claim: Claim | None) -> str:
@@ -164,12 +170,17 @@ def _verdict(spec: OptimizationJobSpec, claim: Claim) -> str:
     return f"{told}: {claim.message}." if claim.message else f"{told}."
 
 
-def _noise(control: Interval) -> str:
-    estimate, low, high = (float(number) for number in (control.estimate, control.low, control.high))
+def _noise(status: OptimizationJobStatus, objective: Metric) -> str:
+    """What the control says, and the noise that the selection took from it."""
+    found = control(status, objective)
+    if found is None:
+        return ""
+    estimate, low, high = (float(number) for number in (found.estimate, found.low, found.high))
     measured = f"The input model took {estimate:.2f} times as long as itself [{low:.2f}, {high:.2f}]"
+    told = f"differences within {show_percent(noise(status, objective))} are noise"
     if not low <= 1 <= high:
-        return f"{measured}, where 1.00 is the truth: this machine was noisier than the intervals say."
-    return f"{measured}: differences within that are noise."
+        return f"{measured}, where 1.00 is the truth: this machine was noisier than the intervals say, and {told}."
+    return f"{measured}: {told}."
 
 
 def _asked(job: OptimizationJob) -> Asked:
@@ -244,13 +255,14 @@ def _winner(job: OptimizationJob, model: str) -> Winner | None:
         return None
     trial, entry = _chosen(status)
     inspection = status.inspection or Inspection()
+    ratio = speed_ratio(entry, job.spec.objectives[0].metric)
     steps = fix(explore(job).steps, trial.settings) if trial.index else []
     return Winner(
         name=candidate_name(trial, entry),
         trial=trial.index,
         engine=entry.engine,
         artifact=status.best.artifact,
-        speed_up=inverse(entry.time_ratio) if entry.time_ratio else None,
+        speed_up=inverse(ratio) if ratio else None,
         published=status.published,
         load=loading(entry.engine, model, inspection.inputs, steps),
     )

@@ -21,7 +21,7 @@ from trimtab.api.metrics import Goal
 from trimtab.api.model import TAILS, TIMED, Metric, show_metric
 from trimtab.api.status import Best, Interval, OptimizationJobStatus, Outcome, TrialStatus
 from trimtab.api.work import FINALISTS_LIMIT, Finalist
-from trimtab.candidates import Candidate, Miss, candidate_name, candidates, find_misses, quality
+from trimtab.candidates import Candidate, Miss, candidate_name, candidates, find_misses, noise, quality, speed_ratio
 
 HOPELESS = 4.0
 """How many times worse than the best trial's a trial's own timing may be for the playoff to look again.
@@ -29,8 +29,6 @@ HOPELESS = 4.0
 Trials run side by side and the input model was timed alone, by Inspect: on a busy machine of two cores magika's trials
 took 48 to 134 ms, the input model 16. So trials are compared with trials only, and loosely, and with no bound on time.
 """
-LEAST_NOISE = 0.01
-"""A control that happens to be exact does not make a machine so."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +56,18 @@ def finalists(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> list[
 def select(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> Selection:
     """The winner and everybody's outcome, from the playoff's measurements."""
     everyone = candidates(status)
-    baseline, twins, noise = everyone[0], _twins(everyone), _noise(status)
+    baseline, twins, objective = everyone[0], _twins(everyone), spec.objectives[0].metric
+    unsure = noise(status, objective)
     misses = {c.name: find_misses(spec, c) for c in everyone if c.measured and c.name not in twins}
     feasible = [c for c in everyone if misses.get(c.name) == []]
-    field = _field(spec, status, _contenders(spec, feasible, baseline, noise), noise)
+    field = _field(spec, status, _contenders(spec, feasible, baseline, unsure), unsure)
     verdicts = {
         c.name: _same_model(twins[c.name]) if c.name in twins else _verdict(spec, c, misses.get(c.name, []), field)
         for c in everyone
     }
     return Selection(
         trials=tuple(_judged(trial, verdicts) for trial in status.trials),
-        best=_best(field.winner, baseline, quality(status)) if field.winner else None,
+        best=_best(field.winner, baseline, objective, quality(status)) if field.winner else None,
         nearest_miss="" if field.winner else _nearest_miss(everyone, misses),
     )
 
@@ -95,14 +94,8 @@ def _twins(everyone: Sequence[Candidate]) -> dict[str, Candidate]:
     return {name: original for name, original in known.items() if original.name != name}
 
 
-def _noise(status: OptimizationJobStatus) -> float:
-    """What the playoff cannot tell from nothing, as a fraction of time."""
-    control = status.control_ratio
-    return max(LEAST_NOISE, abs(float(control.estimate) - 1)) if control else LEAST_NOISE
-
-
 def _contenders(
-    spec: OptimizationJobSpec, feasible: list[Candidate], baseline: Candidate, noise: float
+    spec: OptimizationJobSpec, feasible: list[Candidate], baseline: Candidate, unsure: float
 ) -> list[Candidate]:
     """Those that may win: what the playoff timed, for a trial's own timing is only a hint.
 
@@ -113,13 +106,13 @@ def _contenders(
     first = spec.objectives[0].metric
     if first not in TIMED or baseline not in feasible:
         return timed
-    return [c for c in timed if c is baseline or _faster(c, first, noise)]
+    return [c for c in timed if c is baseline or _faster(c, first, unsure)]
 
 
-def _faster(c: Candidate, metric: Metric, noise: float) -> bool:
+def _faster(c: Candidate, metric: Metric, unsure: float) -> bool:
     ratio = c.ratio(metric)
-    beyond = ratio is not None and float(ratio.high) < 1 - noise
-    return beyond and (metric not in TAILS or c.value(metric) < c.reference.metric(metric) * (1 - noise))
+    beyond = ratio is not None and float(ratio.high) < 1 - unsure
+    return beyond and (metric not in TAILS or c.value(metric) < c.reference.metric(metric) * (1 - unsure))
 
 
 def _preference(objectives: Sequence[Objective], c: Candidate) -> tuple[float, ...]:
@@ -155,7 +148,7 @@ class _Field:
 
 
 def _field(
-    spec: OptimizationJobSpec, status: OptimizationJobStatus, contenders: list[Candidate], noise: float
+    spec: OptimizationJobSpec, status: OptimizationJobStatus, contenders: list[Candidate], unsure: float
 ) -> _Field:
     first, *rest = spec.objectives
     goodness = Goal.MAXIMIZE if spec.metrics.higher_is_better(quality(status)) else Goal.MINIMIZE
@@ -166,7 +159,7 @@ def _field(
     ]
     leader = min(contenders, key=lambda c: _preference(spec.objectives, c), default=None)
     timed = first.metric in TIMED
-    equals = [c for c in contenders if c is leader or (timed and leader and _near(first, c, leader, 1 + noise))]
+    equals = [c for c in contenders if c is leader or (timed and leader and _near(first, c, leader, 1 + unsure))]
     return _Field(
         contenders,
         min(equals, key=lambda c: _preference([*better, first], c), default=None),
@@ -240,13 +233,14 @@ def _judged(trial: TrialStatus, verdicts: dict[str, tuple[Outcome, str]]) -> Tri
     return trial.model_copy(update={"candidates": judged})
 
 
-def _best(winner: Candidate, baseline: Candidate, quality: Metric) -> Best:
-    ratio = winner.entry.time_ratio
+def _best(winner: Candidate, baseline: Candidate, objective: Metric, quality: Metric) -> Best:
+    ratio = speed_ratio(winner.entry, objective)
+    speed = "throughput" if objective == Metric.THROUGHPUT else "speed"
     speed_up = 1 / float(ratio.estimate) if ratio else 1.0
     message = (
         "no candidate is better than the input model beyond noise"
         if winner is baseline
-        else f"{winner.name}: {speed_up:.2f}x the speed, "
+        else f"{winner.name}: {speed_up:.2f}x the {speed}, "
         + ", ".join(f"{m} {_shown(baseline, m)} → {_shown(winner, m)}" for m in (quality, Metric.SIZE))
     )
     return Best(

@@ -273,3 +273,5 @@ def test_the_playoff_times_batches_and_tails_where_they_are_asked_for(lab: Lab, 
     for timing in report.timings:
         assert timing.metrics.keys() == {"latencyP50", "latencyP95", *asked}
         assert timing.batch_ratio
+    assert report.batch_control
+    assert report.batch_control != report.control

@@ -42,6 +42,31 @@ def test_the_headline_says_how_it_ended(ending: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("control", "noise"), [("1", "1%"), ("1.015", "1.5%"), ("0.95", "noisier than the intervals say, and differences")]
+)
+def test_the_noise_that_is_told_is_what_the_selection_took(control: str, noise: str) -> None:
+    job = ENDINGS["winner"]()
+    status = job.status.model_copy(update={"control_ratio": interval(float(control))})
+    assert noise in build(job.model_copy(update={"status": status})).noise
+
+
+def test_a_throughput_objective_is_told_by_the_race_of_batches() -> None:
+    job = ENDINGS["winner"]()
+    spec = make_job(objectives=[{"metric": "throughput", "goal": "Maximize"}]).spec
+    trials = [
+        t.model_copy(update={"candidates": [c.model_copy(update={"batch_ratio": interval(0.8)}) for c in t.candidates]})
+        for t in job.status.trials
+    ]
+    update = {"trials": trials, "batch_control_ratio": interval(1.02, 0.03)}
+    report = build(job.model_copy(update={"spec": spec, "status": job.status.model_copy(update=update)}))
+    assert "is 1.25x as fast in batches as the input model" in report.headline
+    assert report.winner
+    assert report.winner.speed_up
+    assert report.winner.speed_up.estimate == "1.25"
+    assert report.noise.endswith("took 1.02 times as long as itself [0.99, 1.05]: differences within 2% are noise.")
+
+
+@pytest.mark.parametrize(
     ("ending", "told"),
     [
         ("winner", "gains 0.50 points of accuracy on the holdout (95% interval -0.10 to 1.10)"),

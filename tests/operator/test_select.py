@@ -307,6 +307,26 @@ def test_throughput_is_compared_by_the_race_of_batches() -> None:
     )
 
 
+@pytest.mark.parametrize(("control", "batch_control", "winner"), [(1.0, 1.2, 0), (1.5, 1.0, 1)])
+def test_throughput_is_held_to_the_noise_of_batches_and_told_by_their_ratio(
+    control: float, batch_control: float, winner: int
+) -> None:
+    status = OptimizationJobStatus(
+        trials=[
+            measured(0, 1.0, 1.0, accuracy=0.95, throughput=1000),
+            measured(1, 0.9, 0.8, accuracy=0.95, throughput=1250),
+        ],
+        control_ratio=interval(control),
+        batch_control_ratio=interval(batch_control),
+    )
+    best = select(make_job(objectives=[{"metric": "throughput", "goal": "Maximize"}]).spec, status).best
+    assert best
+    assert best.trial == winner
+    if winner:
+        assert best.speed_up == "1.25x"
+        assert "1.25x the throughput" in best.message
+
+
 @pytest.mark.parametrize(
     ("bound", "own"),
     [

@@ -58,6 +58,7 @@ LARGEST = {
             for _ in range(FINALISTS_LIMIT)
         ],
         control=RATIO,
+        batch_control=RATIO,
         hardware=HARDWARE,
     ),
     "publish": Report(

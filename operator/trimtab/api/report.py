@@ -89,7 +89,9 @@ class Winner(Record):
     trial: int
     engine: EngineName
     artifact: str
-    speed_up: Interval | None = Field(None, description="The input model's time over the winner's.")
+    speed_up: Interval | None = Field(
+        None, description="The input model's time over the winner's: of a batch where throughput is the objective."
+    )
     published: Published | None = None
     load: str = Field("", description="Python that loads the winner and runs it once.")
 
@@ -118,7 +120,9 @@ class JobReport(Record):
     nearest_miss: str = Field("", description="Where nothing is feasible: the closest candidate and what binds it.")
     claim: Claim | None = None
     verdict: str = Field("", description="The claim in words.")
-    control: Interval | None = Field(None, description="The input model against itself in the playoff.")
+    control: Interval | None = Field(
+        None, description="The input model against itself in the playoff: in batches where throughput is the objective."
+    )
     noise: str = Field("", description="What the control says of this machine, in words.")
     candidates: list[Candidate] = []
     work: list[TrialWork] = []

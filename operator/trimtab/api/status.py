@@ -112,7 +112,12 @@ class Best(Record):
     engine: EngineName
     artifact: str
     name: str = Field("", description="Trial and engine in short, such as trial-2/ONNXRuntime or input/OpenVINO.")
-    speed_up: Annotated[str, Field(description="Baseline time over the winner's, such as 1.52x.")] = ""
+    speed_up: Annotated[
+        str,
+        Field(
+            description="Baseline time over the winner's, such as 1.52x: of a batch where throughput is the objective."
+        ),
+    ] = ""
     quality: Annotated[str, Field(description="The quality metric that counts, such as 95.3% accuracy.")] = ""
     size: str = ""
     message: str = ""
@@ -166,6 +171,9 @@ class OptimizationJobStatus(Record):
     playoff_done: bool = False
     control_ratio: Interval | None = Field(
         None, description="The baseline against itself in the playoff: what a ratio of 1 looks like on this machine."
+    )
+    batch_control_ratio: Interval | None = Field(
+        None, description="The same for a batch, where throughput is asked for."
     )
     best: Best | None = None
     nearest_miss: str = Field("", description="Where nothing is feasible: the closest candidate and what binds it.")

@@ -151,6 +151,7 @@ class Report(Record):
     inspection: Inspection | None = None
     timings: list[Timing] = []
     control: Interval | None = None
+    batch_control: Interval | None = None
     claim: Claim | None = None
     published: str = Field("", description="Where the winner can be loaded from.")
     hardware: Hardware | None = None
