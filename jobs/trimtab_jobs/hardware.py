@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from trimtab.api.status import Hardware
+from trimtab.api.status import VNNI, Hardware
 
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
 LIBRARIES = (
@@ -38,7 +38,7 @@ def threads(root: Path = Path("/")) -> int:
 
 def saturates(flags: Collection[str]) -> bool:
     """Whether the CPU adds products of 8 bits in 16, as x86 does without VNNI: weights of 7 bits fit."""
-    return "avx2" in flags and not {"avx_vnni", "avx512_vnni"} & {*flags}
+    return "avx2" in flags and VNNI.isdisjoint(flags)
 
 
 def peak_memory() -> int:

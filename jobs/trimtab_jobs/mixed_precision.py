@@ -52,12 +52,12 @@ def ranked(layers: Sequence[str], original: Session, alone: Callable[[str], Sess
 
 def answers(session: Session, split: Split) -> list[Array]:
     """Every floating-point output for each sample, by itself: a batch may be more than the graph takes."""
-    return [
-        output.astype(np.float64)
-        for sample in split.batches(1)
-        for output in session.run(sample)
-        if output.dtype.kind == "f"
-    ]
+    return [output for sample in split.batches(1) for output in floats(session.run(sample))]
+
+
+def floats(outputs: Sequence[Array]) -> list[Array]:
+    """The floating-point ones, in float64, in which their squares have room."""
+    return [output.astype(np.float64) for output in outputs if output.dtype.kind == "f"]
 
 
 def distance(expected: Sequence[Array], found: Sequence[Array]) -> float:

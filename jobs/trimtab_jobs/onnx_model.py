@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,9 @@ def outputs(model: Path) -> list[Input]:
 
 def operators(model: Path) -> dict[str, int]:
     """How many nodes of each operator, the most frequent first; operators of other domains by their full name."""
-    nodes = _nodes(_parse(model).graph)
+    from trimtab_jobs.onnx_graph import graphs
+
+    nodes = (node for graph in graphs(_parse(model).graph) for node in graph.node)
     counts = Counter(f"{node.domain}:{node.op_type}" if node.domain else str(node.op_type) for node in nodes)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
@@ -121,23 +122,17 @@ def _size(axis: int, dim: Any) -> int | str:
     return "N" if axis == 0 else dim.dim_param or "?"
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
-    """Every node, those of subgraphs (If, Loop, Scan) included."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
-
-
 def _external_files(graph: Any) -> list[str]:
     """The files its tensors are in, relative to the model's folder."""
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-    tensors = [*graph.initializer]
-    for node in _nodes(graph):
-        for attribute in node.attribute:
-            tensors += [attribute.t, *attribute.tensors, *attribute.g.initializer]
+    from trimtab_jobs.onnx_graph import graphs
+
+    tensors = []
+    for one in graphs(graph):
+        tensors += one.initializer
+        for attribute in (attribute for node in one.node for attribute in node.attribute):
+            tensors += [attribute.t, *attribute.tensors]
     return sorted({ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)})
 
 

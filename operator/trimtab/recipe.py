@@ -23,7 +23,7 @@ from typing import NamedTuple
 from trimtab.api.job import Algorithm, Constraint, OptimizationJob
 from trimtab.api.model import EngineName, Target
 from trimtab.api.quantities import Percent, parse_percent
-from trimtab.api.status import DECISIVE_OPERATORS, Hardware, Inspection
+from trimtab.api.status import BFLOAT16, DECISIVE_OPERATORS, VNNI, Hardware, Inspection
 from trimtab.api.techniques import (
     CalibrateMethod,
     CastFloat,
@@ -47,8 +47,6 @@ CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "com.microsoft:FusedConv"})
 PRODUCTS = frozenset({"MatMul", "Gemm", "com.microsoft:FusedMatMul"})
 RECURRENCES = frozenset({"LSTM", "GRU", "RNN"})
 ATTENTIONS = DECISIVE_OPERATORS - CONVOLUTIONS - PRODUCTS - RECURRENCES
-VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
-BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 class Pipeline(NamedTuple):
@@ -97,13 +95,14 @@ class Look:
 def explore(job: OptimizationJob) -> Exploration:
     """The space of a job that has been inspected: its own, begun with what the recipe has in it, or the recipe's."""
     steps, algorithm = job.spec.techniques, job.spec.search.algorithm
-    if steps and algorithm in (None, Algorithm.GRID):
+    if steps is None:
+        derived = _derived(job)
+        return Exploration(derived.steps, algorithm or Algorithm.RECIPE, derived.points)
+    if algorithm is None or algorithm == Algorithm.GRID:
         return Exploration(steps, Algorithm.GRID)
     derived = _derived(job)
-    if steps is None:
-        return Exploration(derived.steps, algorithm or Algorithm.RECIPE, derived.points)
     located = (locate(steps, fix(derived.steps, point)) for point in derived.points)
-    return Exploration(steps, algorithm or Algorithm.GRID, tuple(point for point in located if point is not None))
+    return Exploration(steps, algorithm, tuple(point for point in located if point is not None))
 
 
 def pipeline(job: OptimizationJob) -> list[Step]:

@@ -7,7 +7,7 @@ from math import ceil, log2
 import numpy as np
 import pytest
 
-from trimtab_jobs.mixed_precision import distance, fewest
+from trimtab_jobs.mixed_precision import distance, fewest, floats
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,8 @@ def test_distance_is_noise_to_signal() -> None:
     assert distance(answer, [np.array([3.0, 3.0])]) == pytest.approx(1 / 25)
     assert distance(answer, [np.array([np.nan, 4.0])]) == np.inf
     assert distance(answer, [np.array([3.0])]) == np.inf
+
+
+def test_only_numbers_that_can_move_are_compared() -> None:
+    kept = floats([np.ones(2, np.float16), np.arange(3)])
+    assert [one.dtype for one in kept] == [np.float64]

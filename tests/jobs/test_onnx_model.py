@@ -7,11 +7,12 @@ from pathlib import Path
 import magika
 import onnx
 import onnx.parser
+from onnx.external_data_helper import set_external_data
 
 from bad_inputs import make_model
 from trimtab.api.model import ModelFormat, ModelSource
 from trimtab_jobs.model import open_model
-from trimtab_jobs.onnx_model import import_source, inputs, operators
+from trimtab_jobs.onnx_model import external_files, import_source, inputs, operators
 from trimtab_jobs.signature import Input
 from trimtab_jobs.store import digest_folder
 
@@ -54,6 +55,23 @@ def test_external_data_comes_along(tmp_path: Path) -> None:
     assert sorted(path.name for path in out.iterdir()) == ["model.json", "model.onnx", "weights.bin"]
     assert model == open_model(out)
     assert model.size > (source / "weights.bin").stat().st_size
+
+
+def test_external_data_is_found_wherever_a_graph_keeps_it(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(BRANCHES)
+    branches = [held.g for held in model.graph.node[1].attribute]
+    model.graph.node.append(onnx.helper.make_node("Choose", ["c"], ["z"], domain="acme", branches=branches))
+    places = {
+        "main": model.graph.initializer.add(),
+        "branch": model.graph.node[1].attribute[0].g.initializer.add(),
+        "list": model.graph.node[2].attribute[0].graphs[1].initializer.add(),
+    }
+    for name, tensor in places.items():
+        tensor.CopyFrom(onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [1], b"\0" * 4, raw=True))
+        set_external_data(tensor, f"{name}.bin")
+        tensor.ClearField("raw_data")
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert external_files(tmp_path / "m.onnx") == ["branch.bin", "list.bin", "main.bin"]
 
 
 def test_the_same_model_has_the_same_digest_wherever_it_was(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from trimtab.api.status import BFLOAT16
 from trimtab.api.techniques import CastFloat, CastScope, FloatPrecision, chosen
 from trimtab_jobs.data import Array, Split
 from trimtab_jobs.errors import InvalidInput, NotApplicable
@@ -35,7 +36,6 @@ from trimtab_jobs.onnx_prepare import observe
 from trimtab_jobs.parity import SAMPLES, disagreement
 from trimtab_jobs.techniques import Bench
 
-BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 LARGEST = float(np.finfo(np.float16).max)
 ROUNDING = 1e-3
 """What FLOAT16 may cost a tensor, relative to its largest value. Rounding costs at most 2^-11 = 5e-4 of it, unless
@@ -67,9 +67,9 @@ def cast_float(model: Model, config: CastFloat, bench: Bench) -> Model:
 
 def _hint(model: Model, bench: Bench) -> Model:
     """The same model, to be computed in bfloat16."""
-    if not BFLOAT16_FLAGS & {*hardware().flags}:
+    if BFLOAT16.isdisjoint(hardware().flags):
         raise NotApplicable(
-            f"castFloat: this CPU has neither {' nor '.join(sorted(BFLOAT16_FLAGS))}, and would compute as before"
+            f"castFloat: this CPU has neither {' nor '.join(sorted(BFLOAT16))}, and would compute as before"
         )
     shutil.copytree(model.folder, bench.out, dirs_exist_ok=True)
     bench.note("computed in bfloat16, by OpenVINO only")

@@ -19,8 +19,6 @@ from collections.abc import Iterable
 from itertools import cycle, islice
 from typing import Any
 
-import numpy as np
-
 from trimtab.api.metrics import ROUNDING, keeps
 from trimtab.api.model import EngineName
 from trimtab.api.quantities import parse_percent, show_percent
@@ -31,6 +29,7 @@ from trimtab_jobs.engines import EngineOptions, engine
 from trimtab_jobs.engines.openvino import OpenVinoSession
 from trimtab_jobs.errors import NotApplicable
 from trimtab_jobs.hardware import hardware, saturates
+from trimtab_jobs.mixed_precision import distance, floats
 from trimtab_jobs.model import Model
 from trimtab_jobs.nncf_guest import nncf as guest
 from trimtab_jobs.openvino_model import openvino
@@ -84,12 +83,12 @@ def _plain(module: Any, graph: Any, samples: list[Sample], config: Nncf) -> Any:
 def _guarded(module: Any, graph: Any, samples: list[Sample], config: Nncf, bench: Bench) -> Any:
     ranked_on = list(islice(cycle(bench.splits.calibration.spread(OBSERVED).batches(1)), OBSERVED))
     session = OpenVinoSession(openvino.compile_model(graph, "CPU"), size=0)
-    expected = [session.run(sample) for sample in ranked_on]
+    expected = [floats(session.run(sample)) for sample in ranked_on]
 
     def validate(compiled: Any, chosen: Iterable[int]) -> tuple[float, list[float]]:
         """Higher is better. NNCF asks about all samples to judge an attempt, and about the worst to rank layers."""
         session = OpenVinoSession(compiled, size=0)
-        near = [-_distance(expected[index], session.run(ranked_on[index])) for index in chosen]
+        near = [-distance(expected[index], floats(session.run(ranked_on[index]))) for index in chosen]
         if len(near) < OBSERVED:
             return sum(near) / len(near), near
         return 1 - bench.drop(session), near
@@ -108,14 +107,6 @@ def _guarded(module: Any, graph: Any, samples: list[Sample], config: Nncf, bench
             num_ranking_workers=1,
         ),
         **_settings(module, graph, config, samples),
-    )
-
-
-def _distance(expected: list[Array], found: list[Array]) -> float:
-    """The squared error over the squared answers, added up over the outputs."""
-    return sum(
-        float(np.square(was - now.astype(np.float64)).sum() / (np.square(was.astype(np.float64)).sum() or 1.0))
-        for was, now in zip(expected, found, strict=True)
     )
 
 

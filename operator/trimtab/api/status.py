@@ -146,6 +146,12 @@ class Published(Record):
     digest: str
 
 
+VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
+"""The flags of x86 CPUs that add products of 8 bits in 32."""
+BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
+"""The flags of CPUs that compute in bfloat16."""
+
+
 class Hardware(Record):
     """Where measurements were made. Ratios from two machines are not comparable."""
 
