@@ -18,7 +18,7 @@ from bench.problem import Problem
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import EngineName, ModelFormat
 from trimtab.api.status import Interval
-from trimtab_jobs.claim import Compared, bootstrap, paired_drop
+from trimtab_jobs.claim import Compared, bootstrap, matched, paired_drop
 from trimtab_jobs.data import Split
 from trimtab_jobs.engines import Session
 from trimtab_jobs.evaluate import caller
@@ -72,7 +72,7 @@ class Bench:
         value = judge.qualities[metric].value
         pair = Compared(metric, value, Metrics(), split.labels, self.before[split.name], rows)
         boolean = rows[0].dtype == bool
-        found = paired_drop(pair.baseline[0], pair.winner[0]) if boolean else bootstrap(pair, seed=0)[0]
+        found = paired_drop(*matched(pair.baseline[0], pair.winner[0])) if boolean else bootstrap(pair, seed=0)[0]
         return _range(found)
 
 

@@ -4,10 +4,11 @@ Both models answer the same samples, so what counts is the difference of pairs.
 
 Where an answer is right or wrong (accuracy, topK), the drop is a difference of *matched* proportions: only the samples
 on which exactly one of the two is right carry information. With b of n lost and c won, the drop is (b - c) / n. Its 95%
-interval is that of Agresti and Min, "Simple improved confidence intervals for comparing matched proportions",
-Statistics in Medicine 24 (2005) 729-740: Wald's after adding 1/2 to each cell of the 2x2 table, which keeps its
-coverage where b and c are small (Wald's has no width at all when both are 0). A bound on the proportion itself is held
-against Wilson's score interval (JASA 22 (1927) 209-212).
+interval is the score interval of Tango, "Equivalence test and confidence interval for the difference in proportions for
+the paired-sample design", Statistics in Medicine 17 (1998) 891-908. A good winner loses next to nothing, so it is small
+b and c that count: of models that lose just over 1 point, and win nothing, it lets at most 2.1% pass as keeping 1%, at
+any of 195 to 1,000 samples. Adding 1/2 to each cell (Agresti and Min, 2005) let 14% pass, and Wald's interval has no
+width at all. A bound on the proportion itself is held against Wilson's score interval (JASA 22 (1927) 209-212).
 
 Every other metric gets the percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13):
 samples are drawn again, the same ones for both models, and the metric is computed of each draw. So means, ratios of
@@ -40,6 +41,9 @@ DRAWS, FEW_DRAWS = 1000, 200
 MANY_NUMBERS = 1e6
 """Fewer draws where the rows hold more than this, or a user's function, of unknown cost, sees them all."""
 
+MOST_TIMES = 1e6
+"""Nobody labels a million times as many samples."""
+
 _WORST_FIRST = (Verdict.VIOLATED, Verdict.INCONCLUSIVE, Verdict.HOLDS)
 
 
@@ -69,6 +73,10 @@ class Compared:
         return self.settings.drop(self.metric, before, after)
 
 
+Scaled = Callable[[float], Interval]
+"""The interval if there were that many times the samples, and all went as with these."""
+
+
 @dataclass(frozen=True)
 class _Finding:
     """What was found under one metric, with its intervals."""
@@ -82,6 +90,8 @@ class _Finding:
     drop: Interval
     value: Interval
     """Of the winner."""
+    drop_of: Scaled
+    value_of: Scaled
 
 
 def claim(compared: Mapping[Metric, Compared], constraints: Sequence[Constraint], seed: int) -> Claim:
@@ -103,13 +113,36 @@ def claim(compared: Mapping[Metric, Compared], constraints: Sequence[Constraint]
     )
 
 
-def paired_drop(baseline: Array, winner: Array) -> Interval:
-    """The drop in the proportion of right answers (bools) with its 95% interval (Agresti and Min, 2005)."""
-    lost, won, n = int(np.sum(baseline & ~winner)), int(np.sum(~baseline & winner)), len(winner)
-    center = (lost - won) / (n + 2)
-    variance = (lost + won + 1) / (n + 2) - center**2
-    width = Z * math.sqrt(variance / (n + 2))
-    return _interval((lost - won) / n, center - width, center + width)
+def matched(baseline: Array, winner: Array) -> tuple[int, int, int]:
+    """Of the right answers (bools): how many were lost, how many won, of how many samples."""
+    return int(np.sum(baseline & ~winner)), int(np.sum(~baseline & winner)), len(winner)
+
+
+def paired_drop(lost: float, won: float, samples: float) -> Interval:
+    """The drop in the proportion of right answers with its 95% interval (Tango, 1998).
+
+    Its ends are the drops at which the score statistic is the normal quantile; each lies on its side of the estimate.
+    """
+    estimate = (lost - won) / samples
+
+    def end(outer: float) -> float:
+        inner = estimate
+        for _ in range(50):  # halves the distance to below any digit that is kept
+            middle = (inner + outer) / 2
+            inner, outer = (middle, outer) if abs(_score(lost, won, samples, middle)) < Z else (inner, middle)
+        return outer
+
+    return _interval(estimate, end(-1.0), end(1.0))
+
+
+def _score(lost: float, won: float, samples: float, drop: float) -> float:
+    """How many standard errors the counts are from a true drop, the nuisance at its likeliest given that drop."""
+    b = -(lost + won) + (2 * samples - lost + won) * drop
+    c = -won * drop * (1 - drop)
+    won_at = (math.sqrt(b * b - 8 * samples * c) - b) / (4 * samples)
+    variance = samples * (2 * won_at + drop * (1 - drop))
+    distance = lost - won - samples * drop
+    return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
 
 
 def wilson(correct: Array) -> Interval:
@@ -142,13 +175,26 @@ def verdict(interval: Interval, at_least: float = -math.inf, at_most: float = ma
 
 
 def _find(pair: Compared, seed: int) -> _Finding:
-    if pair.winner[0].dtype == bool:
-        drop, value = paired_drop(pair.baseline[0], pair.winner[0]), wilson(pair.winner[0])
-    else:
-        drop, value = bootstrap(pair, seed)
     before, after = pair.values()
     falls = pair.settings.higher_is_better(pair.metric)
-    return _Finding(pair.metric, falls, len(pair), before, after, drop, value)
+    if pair.winner[0].dtype == bool:
+        counts = matched(pair.baseline[0], pair.winner[0])
+        value = wilson(pair.winner[0])
+
+        def drop_of(times: float) -> Interval:
+            return paired_drop(*(times * count for count in counts))
+
+        return _Finding(pair.metric, falls, len(pair), before, after, drop_of(1), value, drop_of, _narrowed(value))
+    drop, value = bootstrap(pair, seed)
+    return _Finding(pair.metric, falls, len(pair), before, after, drop, value, _narrowed(drop), _narrowed(value))
+
+
+def _narrowed(interval: Interval) -> Scaled:
+    """As a mean's interval narrows: with the root of the number of samples."""
+    estimate, low, high = (float(number) for number in (interval.estimate, interval.low, interval.high))
+    return lambda times: _interval(
+        estimate, estimate + (low - estimate) / math.sqrt(times), estimate + (high - estimate) / math.sqrt(times)
+    )
 
 
 def _draws(pair: Compared) -> int:
@@ -168,26 +214,28 @@ def _drawn(pair: Compared, samples: Array) -> tuple[float, float]:
 def _judge(found: _Finding, constraint: Constraint) -> tuple[Verdict, str]:
     """Whether a promise holds, and the sentence that says so."""
     if constraint.max_drop is not None:
-        interval, bound = found.drop, parse_percent(constraint.max_drop)
-        judged = verdict(interval, at_most=bound)
+        bound = parse_percent(constraint.max_drop)
+        scaled, within = found.drop_of, {"at_most": bound}
         told = f"{_tell_drop(found)}, at most {constraint.max_drop} was promised"
     else:
-        interval, bound = found.value, parse_metric(found.metric, constraint.min or constraint.max or "")
-        judged = verdict(interval, at_least=bound) if constraint.min else verdict(interval, at_most=bound)
+        bound = parse_metric(found.metric, constraint.min or constraint.max or "")
+        scaled, within = found.value_of, {"at_least" if constraint.min else "at_most": bound}
         promise = f"at least {constraint.min}" if constraint.min else f"at most {constraint.max}"
-        shown = _show(interval, lambda value: show_metric(found.metric, value))
+        shown = _show(found.value, lambda value: show_metric(found.metric, value))
         told = f"{found.metric} is {shown}, {promise} was promised"
-    return judged, told + _samples_needed(interval, bound, found.samples) if judged == Verdict.INCONCLUSIVE else told
+    judged = verdict(scaled(1), **within)
+    return judged, told + _samples_needed(scaled, within, found.samples) if judged == Verdict.INCONCLUSIVE else told
 
 
-def _samples_needed(interval: Interval, bound: float, samples: int) -> str:
-    """About how many samples make the interval as narrow as the estimate's distance from the bound."""
-    distance = abs(float(interval.estimate) - bound)
-    half = (float(interval.high) - float(interval.low)) / 2
-    if distance < 1e-3 * half:  # a million times as many would not tell
+def _samples_needed(scaled: Scaled, within: Mapping[str, float], samples: int) -> str:
+    """About how many samples would tell, did all go on as with these."""
+    few, many = 1.0, MOST_TIMES
+    if verdict(scaled(many), **within) == Verdict.INCONCLUSIVE:
         return ": too close to the bound for any number of samples to tell"
-    needed = float(f"{samples * (half / distance) ** 2:.2g}")
-    return f": about {needed:,.0f} samples would tell"
+    while many / few > 1.01:
+        middle = math.sqrt(few * many)
+        few, many = (middle, many) if verdict(scaled(middle), **within) == Verdict.INCONCLUSIVE else (few, middle)
+    return f": about {float(f'{samples * many:.2g}'):,.0f} samples would tell"
 
 
 def _interval(estimate: float, low: float, high: float) -> Interval:

@@ -97,6 +97,8 @@ def read_split(name: str, path: Path) -> Split:
     except _Unreadable as unreadable:
         raise InvalidInput(f"data.{name}: {path}: {unreadable}") from None
     labels = arrays.pop(LABELS, None)
+    if labels is not None and labels.dtype.kind in "iu" and labels.shape[1:] == (1,):
+        labels = labels[:, 0]  # a column of classes, as tables hand them over
     split = Split(name, arrays, labels, str(path))
     for problem in _problems(split):
         raise split.refuse(problem)

@@ -58,6 +58,13 @@ def _with_shortened_member(path: Path) -> None:
         archive.writestr("x.npy", whole.getvalue()[:1000])
 
 
+def test_a_column_of_classes_is_one_class_per_sample(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", x=np.zeros((3, 2)), labels=np.array([[2], [0], [1]]))
+    labels = read_split("evaluation", tmp_path / "s.npz").labels
+    assert labels is not None
+    assert labels.tolist() == [2, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("write", "says"),
     [
