@@ -4,12 +4,14 @@ Start-up is kept to argparse: each command is a module of `trimtab.commands`, im
 --help` loads neither torch nor kopf nor kubernetes, nor even pydantic.
 
 Exit codes: 0 a winner was found (the input model may be it), 1 the job failed, 2 bad input, 3 the job ended and
-nothing keeps the promises, 130 it was interrupted.
+nothing keeps the promises, 130 it was interrupted, 141 nobody reads what it says any more.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +19,8 @@ from typing import NoReturn, TypeAlias
 
 from trimtab import __version__
 
-INTERRUPTED = 130
+INTERRUPTED, UNHEARD = 130, 141
+"""What a shell reports of a process that SIGINT or SIGPIPE ended."""
 SHELLS = ("bash", "zsh")
 Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
@@ -27,9 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     try:
         command: Callable[[argparse.Namespace], int] = import_module(f"trimtab.commands.{given.command}").main
-        return command(given)
+        code = command(given)
+        sys.stdout.flush()
     except KeyboardInterrupt:  # before the command was there to say more
         return INTERRUPTED
+    except BrokenPipeError:  # `| head` has seen enough; the interpreter's own flush at the end would complain again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNHEARD
+    return code
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -40,6 +41,11 @@ def job_name(model: str) -> str:
 def job_text(model: str, look: Look, asked: Asked, published: Path) -> str:
     """The OptimizationJob, with comments that say what was seen and what each part is for. `model`: path or address."""
     return "\n".join(_lines(model, look, asked, published)) + "\n"
+
+
+def run_command(job: Path, out: Path) -> str:
+    """What runs a job that was written, in the folder that was named with its model."""
+    return shlex.join(["trimtab", "run", str(job), "--out", str(out)])
 
 
 def _title(model: str) -> str:
@@ -97,7 +103,8 @@ def _constraints(look: Look, asked: Asked) -> Iterator[str]:
 
 
 def _bound(metric: str, bound: str | None, example: str) -> str:
-    return f"  - {{metric: {metric}, max: {bound}}}" if bound else f"  # - {{metric: {metric}, max: {example}}}"
+    # A size may have no unit, and YAML would read a number.
+    return f'  - {{metric: {metric}, max: "{bound}"}}' if bound else f"  # - {{metric: {metric}, max: {example}}}"
 
 
 def _uri(place: str) -> str:

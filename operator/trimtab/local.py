@@ -49,7 +49,7 @@ from trimtab.memory import kill_tree, resident
 from trimtab.page import REPORT_FILES, files
 from trimtab.reconcile import reconcile
 from trimtab.report import build
-from trimtab.runs import CannotRun, hold, identified, path_of, store, writable, write
+from trimtab.runs import CannotRun, check_writable, hold, identified, path_of, store, writable, write
 
 MODEL_FILES = ("model.onnx", "model.xml")
 """What an engine loads, by the formats an engine knows."""
@@ -79,7 +79,9 @@ def run_local(
     if job.spec.suspend:
         raise CannotRun("spec.suspend: true: nothing would run; set it to false")
     _check_claims(job, volumes)
-    with hold(folder):
+    if job.spec.publish and is_local(uri := job.spec.publish.uri):
+        check_writable(f"spec.publish.uri: {uri}", path_of(uri, volumes).resolve())
+    with hold(folder, job.metadata.name):
         return run_held(job, folder, volumes, follower)
 
 

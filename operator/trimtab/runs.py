@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from glob import escape
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryFile
 from urllib.parse import unquote
 
 from pydantic import ValidationError
@@ -37,12 +38,13 @@ class CannotRun(Exception):
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Make a folder and keep every other run out of it; one in which nothing was kept is gone afterwards.
+def hold(folder: Path, name: str) -> Iterator[None]:
+    """Make a folder for the job `name` and keep every other run out; one in which nothing was kept is gone afterwards.
 
-    Raises CannotRun where another run is in it, or it cannot be written.
+    Raises CannotRun where another run is in it, where it keeps another job's run, or it cannot be written.
     """
     folder = folder.resolve()
+    check_writable(f"--out {folder}", folder)
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / LOCK).open("w")
@@ -52,11 +54,27 @@ def hold(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise CannotRun(f"--out {folder}: another run is using it; wait for that one or name another") from error
         try:
+            _check_job(folder, name)
             yield
         finally:
             if [path.name for path in folder.iterdir()] == [LOCK]:
                 (folder / LOCK).unlink()
                 folder.rmdir()
+
+
+def _check_job(folder: Path, name: str) -> None:
+    """A run replaces what an earlier one left, which only the same job may do."""
+    if (folder / STATUS).exists() and (kept := stored_run(folder / STATUS).name) != name:
+        raise CannotRun(f"--out {folder}: holds the run of job {kept!r}: name another folder, or delete it")
+
+
+def check_writable(said: str, folder: Path) -> None:
+    """Raises CannotRun, which begins with `said`, for a folder that could not be written. It is not made."""
+    try:
+        with TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
+            pass
+    except OSError as error:
+        raise CannotRun(f"{said}: cannot be written: {error.strerror}; name another folder") from error
 
 
 @contextmanager

@@ -136,6 +136,7 @@ CASES = (
         'supported values: "ONNXRuntime", "OpenVINO", "TensorRT"',
     ),
     # One for each rule.
+    Case(JOB, {"spec.target.engines": ["OpenVINO", "OpenVINO"]}, "engines names an engine twice: name each once"),
     Case(JOB, {"metadata.name": "n" * 41}, "metadata.name has more than 40 characters"),
     Case(JOB, {"spec.model.factory": REMOVED}, "a PyTorch model needs factory"),
     Case(JOB, {"spec.constraints.0.max": "99%"}, "give exactly one of maxDrop, max and min"),

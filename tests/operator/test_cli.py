@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,10 @@ def test_every_command_has_help(command: list[str]) -> None:
         (["run", "none.yaml"], "none.yaml: cannot be read: No such file or directory"),
         (["validate", "bad.yaml"], "bad.yaml: spec.serch: unknown field; did you mean search?"),
         (["run", "good.yaml", "--volume", "data"], "--volume data: write CLAIM=DIR"),
+        (
+            ["run", "unwritable.yaml", "--volume", "models=.", "--volume", "data=."],
+            "spec.publish.uri: file:///proc/x: cannot be written: No such file or directory; name another folder",
+        ),
         (["run", "paused.yaml"], "spec.suspend: true: nothing would run; set it to false"),
         (
             ["run", "good.yaml"],
@@ -57,6 +62,7 @@ def test_every_command_has_help(command: list[str]) -> None:
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], line: str) -> None:
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(job_dict(serch={})))
     (tmp_path / "good.yaml").write_text(yaml.safe_dump(job_dict()))
+    (tmp_path / "unwritable.yaml").write_text(yaml.safe_dump(job_dict(publish={"uri": "file:///proc/x"})))
     (tmp_path / "paused.yaml").write_text(yaml.safe_dump(job_dict(suspend=True)))
     shown = subprocess.run(
         [sys.executable, "-m", "trimtab", *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
@@ -69,3 +75,19 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[s
 def test_a_good_manifest_is_valid(tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(yaml.safe_dump(job_dict()))
     assert trimtab("validate", str(tmp_path / "good.yaml")).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["completion bash", "explain good.yaml"])
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path, command: str) -> None:
+    (tmp_path / "good.yaml").write_text(yaml.safe_dump(job_dict()))
+    reader, writer = os.pipe()
+    os.close(reader)
+    shown = subprocess.run(
+        [sys.executable, "-m", "trimtab", *command.split()],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+        cwd=tmp_path,
+    )
+    os.close(writer)
+    assert (shown.returncode, shown.stderr) == (141, b"")

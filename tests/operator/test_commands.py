@@ -126,9 +126,13 @@ def _read(terminal: int) -> bytes:
 
 
 def test_validate_answers_programs_too(tmp_path: Path) -> None:
-    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(job_dict(serch={})))
-    code, document, errors = trimtab("validate", "--output", "json", tmp_path / "bad.yaml")
-    assert (code, Answer.model_validate_json(document).problems) == (2, errors.splitlines())
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(yaml.safe_dump(job_dict()))
+    bad.write_text(yaml.safe_dump(job_dict(serch={})))
+    code, document, errors = trimtab("validate", "--output", "json", good, bad)
+    answer = Answer.model_validate_json(document)
+    assert (code, answer.problems) == (2, errors.splitlines())
+    assert answer.paths == {str(good): "valid"}
     assert errors.endswith("spec.serch: unknown field; did you mean search?\n")
 
 

@@ -33,7 +33,7 @@ def written(path: Path, content: object) -> Path:
         (job_dict(model=None), "spec.model: required, and not given"),
         (
             job_dict(model={"uri": "http://x", "format": "ONNX"}),
-            "spec.model.uri: 'http://x' is not a file:// or pvc:// address",
+            "spec.model.uri: 'http://x' is not a file, pvc, http",
         ),
         (
             job_dict(model={"uri": "pvc://m/x", "format": "TFLite"}),
@@ -46,6 +46,22 @@ def written(path: Path, content: object) -> Path:
         (
             job_dict(constraints=[{"metric": "latencyP95", "max": "20Mi"}]),
             "spec.constraints[0]: the bound has the wrong unit",
+        ),
+        (
+            job_dict(constraints=[{"metric": "accuracy", "maxDrop": 0.01}]),
+            "spec.constraints[0].maxDrop: 0.01 is a number where text in quotes is wanted",
+        ),
+        (
+            job_dict(constraints=[{"metric": "mse", "max": 5}]),
+            "spec.constraints[0].max: 5 is a number where text in quotes is wanted",
+        ),
+        (
+            job_dict(techniques=[{"prune": {"ratio": 3}}]),
+            "spec.techniques[0].prune.ratio: 3 is refused: a mapping of fields is wanted, such as {values: ",
+        ),
+        (
+            job_dict(model=3),
+            "spec.model: 3 is refused: a mapping of fields is wanted, such as {name: value}",
         ),
         (job_dict(constraints=[{"metric": "accuracy"}]), "give exactly one of maxDrop, max and min"),
         (job_dict(search={"maxTrials": 0}), "spec.search.maxTrials: 0 is refused: input should be greater than"),

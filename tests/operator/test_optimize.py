@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
+from builders import make_job
 from trimtab.api.answer import Answer
+from trimtab.api.job import ObjectMeta, OptimizationJob
 from trimtab.api.report import JobReport
 from trimtab.documents import read_job
+from trimtab.runs import store
 
 QUICK = ("--engines", "ONNXRuntime", "--timeout", "1s")
 
@@ -80,6 +83,7 @@ def test_a_dry_run_prints_a_job_that_runs_elsewhere(digits: Path, data: Path, tm
     ]
     assert spec["publish"]["uri"] == (tmp_path / "p").as_uri()
     assert not (tmp_path / ".trimtab" / "model" / "status.json").exists()
+    assert text.startswith("# Written to a file: trimtab run job.yaml --out .trimtab/model\n")
     (tmp_path / "job.yaml").write_text(text)
     assert trimtab(tmp_path, "validate", "job.yaml")[0] == 0
     assert "Recipe: at most 16 trials, as far as 4m allow" in trimtab(tmp_path, "explain", "job.yaml")[1]
@@ -87,7 +91,7 @@ def test_a_dry_run_prints_a_job_that_runs_elsewhere(digits: Path, data: Path, tm
 
 def test_init_writes_a_job_with_what_was_seen(digits: Path, tmp_path: Path) -> None:
     code, said, _ = trimtab(tmp_path, "init", digits / "model.onnx", "--data", digits, "-o", "mine.yaml")
-    assert (code, said) == (0, "mine.yaml: run it with trimtab run\n")
+    assert (code, said) == (0, "run it with trimtab run mine.yaml --out .trimtab/model\n")
     text = (tmp_path / "mine.yaml").read_text()
     assert "# inputs: image float32[N,64]" in text
     assert read_job(tmp_path / "mine.yaml").spec.data.holdout.uri == (digits / "holdout.npz").as_uri()
@@ -136,6 +140,25 @@ def test_two_data_sets_never_share_a_folder(digits: Path, tmp_path: Path) -> Non
             ["--metric", "acuracy"],
             "--metric: 'acuracy' is none of accuracy, topK, f1, auroc, mse, mae, cosine; did you mean accuracy?",
         ),
+        (
+            ["--max-drop", "150%"],
+            "--max-drop: '150%' is more than all quality; give 100% or less, or name --metric mse",
+        ),
+        (["--max-size", "0"], "--max-size: '0' must be above 0"),
+        (["--max-latency", "0ms"], "--max-latency: '0ms' must be above 0"),
+        (["--timeout", "0s"], "--timeout: '0s' must be above 0"),
+        (
+            ["--engines", "onnxruntime,ONNXRuntime"],
+            "--engines: ONNXRuntime is there more than once; name each engine once",
+        ),
+        (
+            ["--publish", "/proc/x"],
+            "--publish /proc/x: cannot be written: No such file or directory; name another folder",
+        ),
+        (
+            ["--dry-run", "--out", "/proc/x"],
+            "--out /proc/x: cannot be written: No such file or directory; name another folder",
+        ),
         ([], "model.uri: {folder}/none.onnx: there is no such file: check the address"),
     ],
 )
@@ -144,6 +167,32 @@ def test_bad_input_is_one_line_and_nothing_is_left(data: Path, tmp_path: Path, f
     assert (code, text) == (2, "")
     assert errors == line.format(folder=tmp_path) + "\n"
     assert list(tmp_path.rglob("*.*")) in ([], [tmp_path / ".trimtab"])
+
+
+def test_a_dry_run_is_a_job_for_programs_too(digits: Path, data: Path, tmp_path: Path) -> None:
+    asked = ["--max-size", "20000", "--dry-run", "--output", "json"]
+    _, document, _ = trimtab(tmp_path, "optimize", digits / "model.onnx", "--data", data, *asked)
+    job = OptimizationJob.model_validate(Answer.model_validate_json(document).job)
+    assert [constraint.max for constraint in job.spec.constraints] == [None, "20000"]
+
+
+@pytest.mark.parametrize("command", ["optimize", "init", "run"])
+def test_a_folder_with_the_run_of_another_job_is_left_alone(digits: Path, tmp_path: Path, command: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    store(out, make_job().model_copy(update={"metadata": ObjectMeta(name="cnn", uid="1")}))
+    before = (out / "status.json").read_bytes()
+    asked = {
+        "optimize": ["optimize", digits / "model.onnx", "--data", digits],
+        "init": ["init", digits / "model.onnx", "--data", digits],
+        "run": ["run", digits / "job.yaml", "--volume", f"digits={digits}"],
+    }[command]
+    code, _, errors = trimtab(tmp_path, *asked, "--out", out)
+    assert (code, errors) == (
+        2,
+        f"--out {out}: holds the run of job 'cnn': name another folder, or delete it\n",
+    )
+    assert (out / "status.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(("command", "limit"), [("optimize", 4_000), ("run", 15_000)])

@@ -6,7 +6,7 @@ added at any time.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -26,4 +26,5 @@ class Answer(Record):
     )
     problems: list[str] = Field([], description="What is wrong, one line each: field or file, value, remedy.")
     report: JobReport | None = Field(None, description="Of a run: winner, candidates, claim, what was published.")
+    job: dict[str, Any] | None = Field(None, description="Of a dry run: the OptimizationJob that would run.")
     paths: dict[str, str] = Field({}, description="Files and folders, by what they are: out, status, report, job.")

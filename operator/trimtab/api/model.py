@@ -214,6 +214,13 @@ class RuntimeRef(Spec):
 class Target(Spec):
     """Where the model will serve."""
 
+    rules: ClassVar = (
+        Rule(
+            "!has(self.engines) || self.engines.all(e, self.engines.exists_one(x, x == e))",
+            "engines names an engine twice: name each once",
+            lambda t: len(set(t.engines)) == len(t.engines),
+        ),
+    )
     engines: list[EngineName] = Field(
         [EngineName.ONNXRUNTIME],
         min_length=1,

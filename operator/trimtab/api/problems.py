@@ -34,6 +34,13 @@ def _line(problem: Any, model: type[BaseModel]) -> str:
     return f"{where}: {_value(problem['input'])} {_expected(problem)}"
 
 
+_FORMS = {
+    "Range": 'such as {values: ["0.3", "0.5"]} or {min: "0.1", max: "0.5"}',
+    "IntRange": "such as {values: [2, 4]} or {min: 1, max: 8}",
+}
+"""How the models are written that people take for a plain value."""
+
+
 def _path(location: tuple[str | int, ...]) -> str:
     text = ""
     for part in location:
@@ -52,6 +59,12 @@ def _expected(problem: Any) -> str:
         return f"does not have the form {context['pattern']}"
     if problem["type"] == "enum":
         return f"is none of {context['expected']}"
+    if problem["type"] == "string_type" and type(problem["input"]) in (int, float):
+        return 'is a number where text in quotes is wanted, with its unit if it has one, such as "1%", "5ms" or "0.5"'
+    if problem["type"] == "model_type":
+        return (
+            f"is refused: a mapping of fields is wanted, {_FORMS.get(context['class_name'], 'such as {name: value}')}"
+        )
     return f"is refused: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 

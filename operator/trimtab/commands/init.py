@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from trimtab.api.answer import Answer
-from trimtab.compose import Asked, job_name, job_text
+from trimtab.compose import Asked, job_name, job_text, run_command
 from trimtab.documents import Refused
 from trimtab.looking import look
 from trimtab.runs import hold, writable, write
@@ -21,9 +21,9 @@ def _init(given: argparse.Namespace) -> Said:
     if given.job.exists() and not given.force:
         raise Refused([f"--job {given.job}: it is there already; name another file, or add --force to replace it"])
     folder = given.out or Path(".trimtab") / job_name(given.model)
-    with hold(folder):
+    with hold(folder, job_name(given.model)):
         seen = look(given.model, given.data, folder)
     text = job_text(given.model, seen, Asked(), folder / "published")
     with writable(given.job):
         write(given.job, text)
-    return Answer(command=given.command, paths={"job": str(given.job)}), f"{given.job}: run it with trimtab run"
+    return Answer(command=given.command, paths={"job": str(given.job)}), f"run it with {run_command(given.job, folder)}"

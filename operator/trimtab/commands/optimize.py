@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+import yaml
+
 from trimtab.api.answer import Answer
-from trimtab.api.model import QUALITY, EngineName, Metric
-from trimtab.api.quantities import DURATION, PERCENT, QUANTITY
-from trimtab.compose import Asked, job_name, job_text, summary
+from trimtab.api.model import FRACTIONS, QUALITY, EngineName, Metric
+from trimtab.api.quantities import parse_duration, parse_percent, parse_quantity
+from trimtab.compose import Asked, job_name, job_text, run_command, summary
 from trimtab.documents import Refused, read_job
 from trimtab.local import run_held
 from trimtab.looking import dealt, look_again
-from trimtab.runs import hold, writable, write
+from trimtab.runs import check_writable, hold, writable, write
 from trimtab.voice import Said, ended, following, progress_stream, speak
 
 Named = TypeVar("Named", bound=StrEnum)
@@ -30,12 +33,18 @@ def main(given: argparse.Namespace) -> int:
 
 def _optimize(given: argparse.Namespace) -> Said:
     asked, metric = _asked(given), given.metric and _one_of("--metric", given.metric, QUALITIES)
-    folder = given.out or Path(".trimtab") / job_name(given.model)
-    with hold(folder), writable(folder):
+    _check_drop(asked.max_drop, metric)
+    name = job_name(given.model)
+    folder = given.out or Path(".trimtab") / name
+    if given.publish:
+        check_writable(f"--publish {given.publish}", given.publish.resolve())
+    with hold(folder, name), writable(folder):
         seen = look_again(given.model, given.data, folder, metric)
         text = job_text(given.model, seen, asked, given.publish or folder / "published")
         if given.dry_run:
-            return Answer(command=given.command, paths={"data": str(dealt(given.data, folder))}), text.rstrip()
+            hint = f"# Written to a file: {run_command(Path('job.yaml'), folder)}\n"
+            paths = {"data": str(dealt(given.data, folder))}
+            return Answer(command=given.command, paths=paths, job=yaml.safe_load(text)), hint + text.rstrip()
         write(folder / "job.yaml", text)
         job = read_job(folder / "job.yaml")
         print("\n".join(summary(given.model, seen)), file=progress_stream(given), flush=True)
@@ -47,12 +56,35 @@ def _optimize(given: argparse.Namespace) -> Said:
 def _asked(given: argparse.Namespace) -> Asked:
     """The flags, each checked. Raises Refused naming the flag."""
     return Asked(
-        max_drop=_checked("--max-drop", given.max_drop, PERCENT.check),
-        max_size=given.max_size and _checked("--max-size", given.max_size, QUANTITY.check),
-        max_latency=given.max_latency and _checked("--max-latency", given.max_latency, DURATION.check),
-        engines=[_one_of("--engines", name, EngineName) for name in (given.engines or "").split(",") if name],
-        timeout=_checked("--timeout", given.timeout, DURATION.check),
+        max_drop=_checked("--max-drop", given.max_drop, parse_percent),
+        max_size=given.max_size and _checked("--max-size", given.max_size, _positive(parse_quantity)),
+        max_latency=given.max_latency and _checked("--max-latency", given.max_latency, _positive(parse_duration)),
+        engines=_engines(given.engines or ""),
+        timeout=_checked("--timeout", given.timeout, _positive(parse_duration)),
     )
+
+
+def _engines(text: str) -> list[EngineName]:
+    engines = [_one_of("--engines", name, EngineName) for name in text.split(",") if name]
+    if twice := [engine for engine, count in Counter(engines).items() if count > 1]:
+        raise Refused([f"--engines: {twice[0]} is there more than once; name each engine once"])
+    return engines
+
+
+def _check_drop(max_drop: str, metric: Metric | None) -> None:
+    """Of an error more than all of it may be lost: it may become three times as large."""
+    if parse_percent(max_drop) > 1 and (metric is None or metric in FRACTIONS):
+        raise Refused([f"--max-drop: {max_drop!r} is more than all quality; give 100% or less, or name --metric mse"])
+
+
+def _positive(parse: Callable[[str], float]) -> Callable[[str], None]:
+    """The same, refusing 0."""
+
+    def check(text: str) -> None:
+        if not parse(text) > 0:
+            raise ValueError(f"{text!r} must be above 0")
+
+    return check
 
 
 def _checked(flag: str, text: str, check: Callable[[str], object]) -> str:

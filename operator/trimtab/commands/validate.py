@@ -6,7 +6,7 @@ import argparse
 
 from trimtab.api.answer import Answer
 from trimtab.documents import Refused, read_documents
-from trimtab.voice import Said, speak
+from trimtab.voice import BAD_INPUT, Said, speak
 
 
 def main(given: argparse.Namespace) -> int:
@@ -15,11 +15,11 @@ def main(given: argparse.Namespace) -> int:
 
 def _validate(given: argparse.Namespace) -> Said:
     lines: list[str] = []
+    valid: dict[str, str] = {}
     for path in given.files:
         try:
             read_documents(path)
+            valid[str(path)] = "valid"
         except Refused as refused:
             lines += str(refused).splitlines()
-    if lines:
-        raise Refused(lines)
-    return Answer(command=given.command, paths={str(path): "valid" for path in given.files}), ""
+    return Answer(command=given.command, exit_code=BAD_INPUT if lines else 0, problems=lines, paths=valid), ""
