@@ -70,7 +70,7 @@ def _optimize(commands: Commands) -> None:
     asked.add_argument("--max-size", metavar="BYTES", help="such as 20Mi")
     asked.add_argument("--max-latency", metavar="TIME", help="at the 95th percentile, such as 5ms")
     optimize.add_argument("--engines", metavar="A,B", help="default: every engine that is installed here")
-    optimize.add_argument("--timeout", default="4m", metavar="TIME", help="for the search; default %(default)s")
+    optimize.add_argument("--timeout", default="150s", metavar="TIME", help="for the search; default %(default)s")
     optimize.add_argument("--publish", type=Path, metavar="DIR", help="where the winner goes; default OUT/published")
     optimize.add_argument("--dry-run", action="store_true", help="print the job that would run, for `trimtab run`")
     _add_output(optimize)

@@ -29,7 +29,7 @@ class Asked:
     max_size: str | None = None
     max_latency: str | None = None
     engines: Sequence[EngineName] = ()
-    timeout: str = "4m"
+    timeout: str = "150s"
 
 
 def job_name(model: str) -> str:
