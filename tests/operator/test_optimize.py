@@ -86,7 +86,7 @@ def test_a_dry_run_prints_a_job_that_runs_elsewhere(digits: Path, data: Path, tm
     assert text.startswith("# Written to a file: trimtab run job.yaml --out .trimtab/model\n")
     (tmp_path / "job.yaml").write_text(text)
     assert trimtab(tmp_path, "validate", "job.yaml")[0] == 0
-    assert "Recipe: at most 16 trials, as far as 4m allow" in trimtab(tmp_path, "explain", "job.yaml")[1]
+    assert "Recipe: at most 16 trials, as far as 150s allow" in trimtab(tmp_path, "explain", "job.yaml")[1]
 
 
 def test_init_writes_a_job_with_what_was_seen(digits: Path, tmp_path: Path) -> None:
