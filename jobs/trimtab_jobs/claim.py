@@ -243,7 +243,11 @@ def _interval(estimate: float, low: float, high: float) -> Interval:
 
 
 def _tell_drop(found: _Finding) -> str:
-    return f"{found.metric} {'drops' if found.falls else 'rises'} by {_show(found.drop, show_percent)}"
+    """Quality that was gained is told as a gain: nobody reads a drop of -0.1% at once."""
+    drop, gained = found.drop, float(found.drop.estimate) < 0
+    if gained:
+        drop = _interval(-float(drop.estimate), -float(drop.high), -float(drop.low))
+    return f"{found.metric} {'drops' if found.falls != gained else 'rises'} by {_show(drop, show_percent)}"
 
 
 def _show(interval: Interval, show: Callable[[float], str]) -> str:

@@ -115,6 +115,12 @@ def _faster(c: Candidate, metric: Metric, unsure: float) -> bool:
     return beyond and (metric not in TAILS or c.value(metric) < c.reference.metric(metric) * (1 - unsure))
 
 
+def _slower(c: Candidate, metric: Metric) -> bool:
+    """Whether it is certain that the input model is faster: there is nothing inconclusive about it then."""
+    ratio = c.ratio(metric)
+    return ratio is not None and metric not in TAILS and float(ratio.low) > 1
+
+
 def _preference(objectives: Sequence[Objective], c: Candidate) -> tuple[float, ...]:
     """Sorts the best first: by the objectives in their order, then by trial, so that the order is total."""
     return (*(_cost(objective, c) for objective in objectives), c.trial.index)
@@ -176,7 +182,7 @@ def _verdict(spec: OptimizationJobSpec, c: Candidate, misses: list[Miss], field:
         return Outcome.INFEASIBLE, "; ".join(miss.text for miss in misses)
     if c is field.winner:
         return Outcome.FEASIBLE, "the best of the candidates that keep every promise" + _tied(field)
-    if c not in field.contenders:
+    if c not in field.contenders and not _slower(c, spec.objectives[0].metric):
         return Outcome.INCONCLUSIVE, _not_faster(c, spec.objectives[0].metric)
     better = next((o for o in field.contenders if _dominates(spec, field.axes, o, c)), None)
     if better:

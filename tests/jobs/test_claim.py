@@ -82,6 +82,7 @@ def test_the_interval_covers_the_true_drop(lose: float, win: float) -> None:
     ("table", "constraint", "verdict", "says"),
     [
         ((1900, 3, 3, 94), max_drop("1%"), Verdict.HOLDS, "accuracy drops by 0% (95% interval -0.307% to 0.307%)"),
+        ((1900, 3, 7, 90), max_drop("1%"), Verdict.HOLDS, "accuracy rises by 0.2% (95% interval -0.1"),
         ((1800, 100, 0, 100), max_drop("1%"), Verdict.VIOLATED, "at most 1% was promised"),
         ((190, 1, 0, 9), max_drop("1%"), Verdict.INCONCLUSIVE, "about 1,500 samples would tell"),
         ((188, 2, 0, 10), max_drop("1%"), Verdict.INCONCLUSIVE, "too close to the bound"),

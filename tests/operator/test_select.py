@@ -74,6 +74,12 @@ def outcome_of(index: int, *trials: TrialStatus, control: float = 1.0, **spec) -
             trial(1, 0.95, 0.00198, 500, 0.99), {}, Outcome.INCONCLUSIVE, "beyond noise", id="faster within noise"
         ),
         pytest.param(
+            trial(1, 0.95, 0.004, 1000, 2.0), {}, Outcome.DOMINATED, "input model on", id="slower for nothing"
+        ),
+        pytest.param(
+            trial(1, 0.95, 0.004, 500, 2.0), {}, Outcome.FEASIBLE, "on the first objective", id="slower and smaller"
+        ),
+        pytest.param(
             TrialStatus(
                 index=1,
                 state=TrialState.SUCCEEDED,
