@@ -129,7 +129,7 @@ def test_the_winner_comes_first_and_is_marked() -> None:
         ("winner", {"winner", "input", "infeasible", "holdout"}),
         ("crowded", {"winner", "input", "infeasible", "feasible", "dominated", "inconclusive"}),
         ("nothing feasible", {"input", "infeasible"}),
-        ("baseline is best", {"winner", "inconclusive", "infeasible"}),
+        ("baseline is best", {"winner", "dominated", "inconclusive", "infeasible"}),
         ("failed", {"input", "unjudged"}),
     ],
 )
