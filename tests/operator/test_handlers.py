@@ -187,7 +187,7 @@ def test_a_namespace_that_is_lost_and_comes_back_does_not_stop_the_others(
             async with process(settings, KUBECONFIG=kubeconfig) as running:
                 assert await fetch(settings.http_port, "/healthz") == "ok"
                 await client.request("DELETE", f"{RBAC}/{other_namespace}/rolebindings/operator")
-                await heard(running, f"now {namespace} can be read")
+                await heard(running, f"{other_namespace} cannot be read")
                 await submit(client, namespace)
                 await published(client, namespace)
                 await submit(client, other_namespace)
