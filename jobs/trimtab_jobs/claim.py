@@ -87,11 +87,13 @@ class _Finding:
     samples: int
     before: float
     after: float
-    drop: Interval
-    value: Interval
-    """Of the winner."""
     drop_of: Scaled
     value_of: Scaled
+    """Of the winner."""
+
+    @property
+    def drop(self) -> Interval:
+        return self.drop_of(1)
 
 
 def claim(compared: Mapping[Metric, Compared], constraints: Sequence[Constraint], seed: int) -> Claim:
@@ -178,15 +180,15 @@ def _find(pair: Compared, seed: int) -> _Finding:
     before, after = pair.values()
     falls = pair.settings.higher_is_better(pair.metric)
     if pair.winner[0].dtype == bool:
-        counts = matched(pair.baseline[0], pair.winner[0])
-        value = wilson(pair.winner[0])
+        drop_of, value_of = _matched_drop(pair), _narrowed(wilson(pair.winner[0]))
+    else:
+        drop_of, value_of = map(_narrowed, bootstrap(pair, seed))
+    return _Finding(pair.metric, falls, len(pair), before, after, drop_of, value_of)
 
-        def drop_of(times: float) -> Interval:
-            return paired_drop(*(times * count for count in counts))
 
-        return _Finding(pair.metric, falls, len(pair), before, after, drop_of(1), value, drop_of, _narrowed(value))
-    drop, value = bootstrap(pair, seed)
-    return _Finding(pair.metric, falls, len(pair), before, after, drop, value, _narrowed(drop), _narrowed(value))
+def _matched_drop(pair: Compared) -> Scaled:
+    counts = matched(pair.baseline[0], pair.winner[0])
+    return lambda times: paired_drop(*(times * count for count in counts))
 
 
 def _narrowed(interval: Interval) -> Scaled:
@@ -221,7 +223,7 @@ def _judge(found: _Finding, constraint: Constraint) -> tuple[Verdict, str]:
         bound = parse_metric(found.metric, constraint.min or constraint.max or "")
         scaled, within = found.value_of, {"at_least" if constraint.min else "at_most": bound}
         promise = f"at least {constraint.min}" if constraint.min else f"at most {constraint.max}"
-        shown = _show(found.value, lambda value: show_metric(found.metric, value))
+        shown = _show(found.value_of(1), lambda value: show_metric(found.metric, value))
         told = f"{found.metric} is {shown}, {promise} was promised"
     judged = verdict(scaled(1), **within)
     return judged, told + _samples_needed(scaled, within, found.samples) if judged == Verdict.INCONCLUSIVE else told

@@ -76,7 +76,9 @@ class Desk:
         if self.task.pins.get(name, digest) != digest:
             raise InvalidInput(f"{what} changed since the job began: put the old content back, or create a new job")
 
+    @cached_property
     def context(self) -> Context:
+        """What the steps of a pipeline share. The splits they may read are held against their pins, once."""
         task = self.task
         quality = [task.quality, task.metrics.wire(), task.target.engines[0], self.code_digest]
         return Context(
@@ -97,7 +99,7 @@ class Desk:
     @cached_property
     def baseline(self) -> str:
         """The input model as an ONNX artifact."""
-        return convert(self.source, ModelFormat.ONNX, self.context())
+        return convert(self.source, ModelFormat.ONNX, self.context)
 
     @cached_property
     def code(self) -> Path | None:

@@ -29,7 +29,11 @@ INLINE = {"value_float": np.float32, "value_floats": np.float32, "value_int": np
 
 def load(path: Path) -> onnx.ModelProto:
     """The normalized model, external data in memory."""
-    model = onnx.load(path)
+    return normalize(onnx.load(path))
+
+
+def normalize(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model itself, brought to the one form."""
     model.ir_version = max(model.ir_version, 4)  # before, every initializer had to be an input
     names = {node.name for graph in graphs(model.graph) for node in graph.node}
     fresh = (name for number in count() if (name := f"node_{number}") not in names)

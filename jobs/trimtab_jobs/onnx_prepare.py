@@ -21,7 +21,7 @@ from onnx import numpy_helper
 
 from trimtab_jobs.engines.onnxruntime import session_options
 from trimtab_jobs.errors import NotApplicable
-from trimtab_jobs.onnx_graph import attribute, load, save
+from trimtab_jobs.onnx_graph import attribute, load, normalize, save
 
 OPSET = 13
 """The first whose QuantizeLinear can have a scale per channel."""
@@ -31,10 +31,22 @@ def prepare(source: Path) -> onnx.ModelProto:
     """The normalized, upgraded and folded model. Raises NotApplicable where onnx cannot upgrade its opset."""
     model = load(source)
     del model.graph.value_info[:]  # torch describes weights here too, which Dynamic transposes and then trips over
-    prepared = _fold(_upgrade(model))
+    folded = by_runtime(_upgrade(model), onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC)
+    prepared = normalize(folded)  # once more, for the nodes it made have no names
     _flatten_biases(prepared.graph)
     _sum_as_add(prepared.graph)
     return prepared
+
+
+def by_runtime(model: onnx.ModelProto, level: onnxruntime.GraphOptimizationLevel) -> onnx.ModelProto:
+    """What ONNX Runtime makes of a model when it loads it, up to a level. Basic keeps to standard operators."""
+    with TemporaryDirectory() as scratch:
+        given, optimized = save(model, Path(scratch)), Path(scratch, "optimized.onnx")
+        options = session_options(threads=1)
+        options.graph_optimization_level = level
+        options.optimized_model_filepath = str(optimized)
+        onnxruntime.InferenceSession(given.onnx, options, ["CPUExecutionProvider"])
+        return onnx.load(optimized)
 
 
 def observe(model: onnx.ModelProto, tensors: Sequence[str], threads: int, optimized: bool = True) -> Any:
@@ -69,17 +81,6 @@ def _upgrade(model: onnx.ModelProto) -> onnx.ModelProto:
             f"quantize: the model has opset {opset}, quantization needs {OPSET}, and onnx cannot convert it ({why}): "
             f"export it with opset {OPSET} or newer"
         ) from error
-
-
-def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
-    """After ONNX Runtime's basic optimizations, which keep to standard operators."""
-    with TemporaryDirectory() as scratch:
-        given, folded = save(model, Path(scratch)), Path(scratch, "folded.onnx")
-        options = session_options(threads=1)
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(folded)
-        onnxruntime.InferenceSession(given.onnx, options, ["CPUExecutionProvider"])
-        return load(folded)  # once more, for the nodes it made have no names
 
 
 def _flatten_biases(graph: onnx.GraphProto) -> None:

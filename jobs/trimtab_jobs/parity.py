@@ -12,6 +12,7 @@ import numpy as np
 
 from trimtab.api.model import EngineName
 from trimtab_jobs.engines import EngineOptions, engine
+from trimtab_jobs.errors import InvalidInput
 from trimtab_jobs.evaluate import batch_size
 from trimtab_jobs.signature import inputs, outputs
 
@@ -55,6 +56,14 @@ def disagreement(before: Model, after: Model, split: Split, tolerance: float) ->
             if not (off := difference(expected, got)) <= tolerance:  # so that NaN is a difference too
                 return f"output {name!r} differs by {off:.1g} of its largest value for a batch of {size}"
     return ""
+
+
+def flaw(before: Model, after: Model, split: Split, tolerance: float) -> str:
+    """What is wrong with `after`, in a few words: that it answers otherwise, or why ONNX Runtime refuses it."""
+    try:
+        return disagreement(before, after, split, tolerance)
+    except InvalidInput as refusal:
+        return str(refusal)
 
 
 def _show(found: list[Any]) -> str:

@@ -118,8 +118,7 @@ def inspect(desk: Desk) -> Report:
 
 
 def trial(desk: Desk) -> Report:
-    desk.pinned("evaluation")
-    artifact, steps = run_steps(desk.source, desk.task.steps, desk.context())
+    artifact, steps = run_steps(desk.source, desk.task.steps, desk.context)
     return Report(stage=Stage.TRIAL, artifact=artifact, steps=steps, measurements=desk.measure(artifact))
 
 

@@ -30,7 +30,7 @@ QUANTIZE = STEPS[-1]["quantize"]
 
 @pytest.fixture
 def context(lab: Lab) -> Context:
-    return Desk(lab.task("Trial"), Store(lab.folder("store"))).context()
+    return Desk(lab.task("Trial"), Store(lab.folder("store"))).context
 
 
 def quantize(**settings: Any) -> list[Step]:

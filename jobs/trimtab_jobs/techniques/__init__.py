@@ -8,7 +8,7 @@ techniques never import each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -40,6 +40,11 @@ class Bench:
     point. Only for a technique whose config sets `max_drop`: the cache knows by that what quality has to do with it."""
     float_layers: list[str] = field(default_factory=list)
     """To be filled with the layers in scope that stay in floating point to keep the quality; listed in the report."""
+
+
+def counted(names: Mapping[str, int]) -> str:
+    """For notes: `1 Conv, 2 MatMul`."""
+    return ", ".join(f"{count} {name}" for name, count in sorted(names.items()))
 
 
 Function = Callable[["Model", Any, Bench], "Model"]

@@ -28,12 +28,12 @@ from onnx import TensorProto, helper, numpy_helper
 from trimtab.api.status import BFLOAT16
 from trimtab.api.techniques import CastFloat, CastScope, FloatPrecision, chosen
 from trimtab_jobs.data import Array, Split
-from trimtab_jobs.errors import InvalidInput, NotApplicable
+from trimtab_jobs.errors import NotApplicable
 from trimtab_jobs.hardware import hardware
 from trimtab_jobs.model import PRECISION, Model
 from trimtab_jobs.onnx_graph import drop_unread_weights, graphs, load, read, replace_nodes, save, subgraphs
 from trimtab_jobs.onnx_prepare import observe
-from trimtab_jobs.parity import SAMPLES, disagreement
+from trimtab_jobs.parity import SAMPLES, flaw
 from trimtab_jobs.techniques import Bench
 
 LARGEST = float(np.finfo(np.float16).max)
@@ -212,11 +212,7 @@ def _drop_unused(model: onnx.ModelProto) -> None:
 
 
 def _check_same(model: Model, made: Model, split: Split) -> None:
-    try:
-        wrong = disagreement(model, made, split, TOLERANCE)
-    except InvalidInput as refusal:
-        wrong = str(refusal)
-    if wrong:
+    if wrong := flaw(model, made, split, TOLERANCE):
         raise NotApplicable(f"castFloat: this model does not survive FLOAT16: {wrong}")
 
 

@@ -33,7 +33,7 @@ from trimtab_jobs.mixed_precision import distance, floats
 from trimtab_jobs.model import Model
 from trimtab_jobs.nncf_guest import nncf as guest
 from trimtab_jobs.openvino_model import openvino
-from trimtab_jobs.techniques import Bench
+from trimtab_jobs.techniques import Bench, counted
 
 Sample = dict[str, Array]
 
@@ -164,6 +164,5 @@ def _reads_integers(operator: Any) -> bool:
 
 
 def _note(counts: Counter[str], samples: int) -> str:
-    named = ", ".join(f"{count} {operator}" for operator, count in sorted(counts.items()))
     bits = "; weights of 7 bits, as this CPU has no VNNI" if saturates(hardware().flags) else ""
-    return f"{named} in INT8, ranges from {samples} samples{bits}"
+    return f"{counted(counts)} in INT8, ranges from {samples} samples{bits}"

@@ -19,8 +19,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -28,12 +26,12 @@ import onnxruntime
 from onnx import numpy_helper
 
 from trimtab.api.techniques import GraphOptimizer, OptimizeGraph, chosen
-from trimtab_jobs.engines.onnxruntime import session_options
-from trimtab_jobs.errors import InvalidInput, NotApplicable, WrongResult
-from trimtab_jobs.model import ONNX_FILE, Model
+from trimtab_jobs.errors import NotApplicable, WrongResult
+from trimtab_jobs.model import Model
 from trimtab_jobs.onnx_graph import attribute, graphs, load, save
-from trimtab_jobs.parity import disagreement
-from trimtab_jobs.techniques import Bench
+from trimtab_jobs.onnx_prepare import by_runtime
+from trimtab_jobs.parity import flaw
+from trimtab_jobs.techniques import Bench, counted
 
 TOLERANCE = 1e-3
 """Fusing reorders sums: 1e-6 of the largest output on magika and MiniLM. A wrong mask or axis makes 0.1 and more."""
@@ -65,11 +63,7 @@ def optimize_graph(model: Model, config: OptimizeGraph, bench: Bench) -> Model:
 
 
 def _check_same(model: Model, made: Model, optimizer: GraphOptimizer, bench: Bench) -> None:
-    try:
-        wrong = disagreement(model, made, bench.splits.evaluation, TOLERANCE)
-    except InvalidInput as refusal:
-        wrong = str(refusal)
-    if wrong:
+    if wrong := flaw(model, made, bench.splits.evaluation, TOLERANCE):
         raise WrongResult(f"optimizeGraph: {optimizer} breaks this model ({wrong}): leave it out of optimizer")
 
 
@@ -81,23 +75,11 @@ def _slim(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _basic(model: onnx.ModelProto) -> onnx.ModelProto:
-    return _by_runtime(model, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC)
+    return by_runtime(model, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC)
 
 
 def _extended(model: onnx.ModelProto) -> onnx.ModelProto:
-    return _by_runtime(model, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
-
-
-def _by_runtime(model: onnx.ModelProto, level: onnxruntime.GraphOptimizationLevel) -> onnx.ModelProto:
-    """What ONNX Runtime makes of a model when it loads it, up to a level."""
-    with TemporaryDirectory() as scratch:
-        given, optimized = Path(scratch, ONNX_FILE), Path(scratch, "optimized.onnx")
-        save(model, given.parent)
-        options = session_options(threads=1)
-        options.graph_optimization_level = level
-        options.optimized_model_filepath = str(optimized)
-        onnxruntime.InferenceSession(given, options, ["CPUExecutionProvider"])
-        return onnx.load(optimized)
+    return by_runtime(model, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
 
 
 def _by_transformers(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -149,7 +131,7 @@ def _operators(model: onnx.ModelProto) -> Counter[str]:
 
 
 def _note(before: Counter[str], after: Counter[str]) -> str:
-    new = ", ".join(f"{count} {operator}" for operator, count in sorted((after - before).items()))
+    new = counted(after - before)
     return f"{before.total()} nodes to {after.total()}{f', new: {new}' if new else ''}"
 
 

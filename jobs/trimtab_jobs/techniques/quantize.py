@@ -45,7 +45,7 @@ from trimtab_jobs.mixed_precision import fewest, ranked
 from trimtab_jobs.model import ONNX_FILE, Model
 from trimtab_jobs.onnx_graph import save
 from trimtab_jobs.onnx_prepare import float_tensors, prepare
-from trimtab_jobs.techniques import Bench
+from trimtab_jobs.techniques import Bench, counted
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 PRODUCTS = frozenset({"Attention", "Gemm", "LSTM", "MatMul"})
@@ -94,7 +94,7 @@ def quantize(model: Model, config: Quantize, bench: Bench) -> Model:
     bench.float_layers.extend(node.name for node in nodes if node not in kept)
     bench.note(_note(quantized, nodes, len(nodes) - len(kept), config))
     if recurrent := Counter(node.op_type for node in prepared.graph.node if node.op_type in RECURRENT - operators):
-        bench.note(f"{_counts(recurrent)} in floating point: {chosen(config.method)} has no integer form of it")
+        bench.note(f"{counted(recurrent)} in floating point: {chosen(config.method)} has no integer form of it")
     return save(result, bench.out, model.details)
 
 
@@ -231,12 +231,8 @@ def _quantized(graph: onnx.GraphProto, operators: Collection[str]) -> Counter[st
     return Counter(name for name in names if name in {*operators, "MatMul"})
 
 
-def _counts(operators: Counter[str]) -> str:
-    return ", ".join(f"{count} {operator}" for operator, count in sorted(operators.items()))
-
-
 def _note(quantized: Counter[str], nodes: Sequence[NodeProto], reverted: int, config: Quantize) -> str:
-    said = [f"{_counts(quantized)} in INT8, of {len(nodes)} nodes in scope"]
+    said = [f"{counted(quantized)} in INT8, of {len(nodes)} nodes in scope"]
     if reverted:
         said.append(f"{reverted} of them left in floating point to lose at most {config.max_drop}")
     if _reduced(config):

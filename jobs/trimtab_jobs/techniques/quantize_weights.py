@@ -30,7 +30,7 @@ from trimtab_jobs.errors import InvalidInput, NotApplicable
 from trimtab_jobs.evaluate import batch_size
 from trimtab_jobs.model import Model
 from trimtab_jobs.onnx_graph import attribute, drop_unread_weights, graphs, load, replace_nodes, save, subgraphs
-from trimtab_jobs.techniques import Bench
+from trimtab_jobs.techniques import Bench, counted
 
 DOMAIN = "com.microsoft"
 WEIGHTS_AT = {"MatMul": 1, "Gemm": 1, "Gather": 0}
@@ -232,11 +232,9 @@ def _check_runs(model: Model, made: Model, bench: Bench) -> None:
 
 
 def _note(work: Work) -> str:
-    counts = ", ".join(f"{count} {operator}" for operator, count in sorted(work.done.items()))
     total = work.done.total() + work.left.total()
-    return f"{counts} of {total} nodes with weights in {chosen(work.config.bits)} bits{_left(work)}"
+    return f"{counted(work.done)} of {total} nodes with weights in {chosen(work.config.bits)} bits{_left(work)}"
 
 
 def _left(work: Work) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(work.left.items()))
-    return f"; left alone: {reasons}" if reasons else ""
+    return f"; left alone: {counted(work.left)}" if work.left else ""
