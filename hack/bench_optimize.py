@@ -127,7 +127,7 @@ def compare(folder: Path, out: Path, contestants: list[dict[str, str]], limits: 
 def row(name: str, ran: dict[str, Ran], judged: list[dict[str, Any]]) -> Row:
     was = ran.get(name, Ran(0.0, 0))
     found = next((one for one in judged if one["name"] == name), {"name": name, "failure": was.failure})
-    return Row(seconds=was.seconds, peak_memory=was.peak_memory, **found)
+    return Row(**found | {"seconds": was.seconds, "peak_memory": was.peak_memory})
 
 
 def about(given: argparse.Namespace) -> str:

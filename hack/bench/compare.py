@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from bench.problem import Problem
+from bench.report import CONTROL, FP32, OURS, Range, Row
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import EngineName, ModelFormat
 from trimtab.api.status import Interval
@@ -25,28 +26,6 @@ from trimtab_jobs.evaluate import caller
 from trimtab_jobs.metrics import Rows
 from trimtab_jobs.model import Model
 from trimtab_jobs.timing import race, ratio
-
-Range = tuple[float, float, float]
-"""An estimate and its 95% interval."""
-
-
-OURS, FP32, CONTROL = "trimtab", "fp32", "control"
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What was measured of one tool's model. Drops are fractions: 0.01 is a point."""
-
-    name: str
-    size: int = 0
-    drop: float = 0.0
-    """On evaluation, which the tools saw."""
-    holdout: Range = (0.0, 0.0, 0.0)
-    time: Range | None = None
-    """Relative to the input model in ONNX Runtime. None if it could not be run."""
-    ours: Range | None = None
-    """The time of our model relative to this one's, round by round in the same race."""
-    failure: str = ""
 
 
 class Bench:
@@ -63,9 +42,9 @@ class Bench:
     def _rows(self, session: Session, split: Split) -> Rows:
         return self.problem.judge.rows(session, split)[self.problem.metric]
 
-    def judge(self, name: str, session: Session) -> Judged:
+    def judge(self, name: str, session: Session) -> Row:
         drops = [self._drop(session, split) for split in self._splits]
-        return Judged(name, session.size, drops[0][0], drops[1])
+        return Row(name, size=session.size, drop=drops[0][0], holdout=drops[1])
 
     def _drop(self, session: Session, split: Split) -> Range:
         judge, metric, rows = self.problem.judge, self.problem.metric, self._rows(session, split)
@@ -76,11 +55,11 @@ class Bench:
         return _range(found)
 
 
-def compare(problem: Problem, contestants: list[dict[str, str]]) -> list[Judged]:
+def compare(problem: Problem, contestants: list[dict[str, str]]) -> list[Row]:
     """Everybody's quality, and the time of everybody who answers. The last is the control."""
     bench = Bench(problem)
     sessions: dict[str, Session] = {FP32: problem.original}
-    judged = {FP32: Judged(FP32, problem.original.size)}
+    judged = {FP32: Row(FP32, size=problem.original.size)}
     for one in contestants:
         name = one["name"]
         try:
@@ -89,9 +68,9 @@ def compare(problem: Problem, contestants: list[dict[str, str]]) -> list[Judged]
             judged[name] = bench.judge(name, session)
             sessions[name] = session
         except Exception as error:  # a tool's model that cannot be run is that tool's result
-            judged[name] = Judged(name, failure=" ".join(str(error).split())[:160])
+            judged[name] = Row(name, failure=" ".join(str(error).split())[:160])
     times, ours = timed(problem, sessions)
-    named = {name: judged.get(name, Judged(name)) for name in times}
+    named = {name: judged.get(name, Row(name)) for name in times}
     raced = {name: replace(named[name], time=times[name], ours=ours.get(name)) for name in times}
     return list((judged | raced).values())
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from math import exp, log
 
 Range = tuple[float, float, float]
+"""An estimate and its 95% interval."""
 OURS, FP32, CONTROL = "trimtab", "fp32", "control"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant on one model."""
+    """One contestant on one model. Drops are fractions: 0.01 is a point."""
 
     name: str
     seconds: float = 0.0
@@ -25,9 +26,12 @@ class Row:
     peak_memory: int = 0
     size: int = 0
     drop: float = 0.0
+    """On evaluation, which the tools saw."""
     holdout: Range = (0.0, 0.0, 0.0)
     time: Range | None = None
+    """Relative to the input model in ONNX Runtime. None if it could not be run."""
     ours: Range | None = None
+    """The time of our model relative to this one's, round by round in the same race."""
     failure: str = ""
 
     def feasible(self, max_drop: float) -> bool:
