@@ -12,16 +12,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trimtab.api.model import ModelFormat
+from trimtab.api.model import MODEL_FILES, ModelFormat
 
 MANIFEST = "model.json"
-ONNX_FILE = "model.onnx"
-WEIGHTS_FILE = "weights.safetensors"
-IR_FILE = "model.xml"
+ONNX_FILE = MODEL_FILES[ModelFormat.ONNX]
+WEIGHTS_FILE = MODEL_FILES[ModelFormat.PYTORCH]
+IR_FILE = MODEL_FILES[ModelFormat.OPENVINO]
 CODE_FOLDER = "code"
 PRECISION = "precision"
 """The detail that names a FloatPrecision to compute in, where it is not the one that the graph says."""
-FILES = {ModelFormat.ONNX: ONNX_FILE, ModelFormat.PYTORCH: WEIGHTS_FILE, ModelFormat.OPENVINO: IR_FILE}
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Model:
     @property
     def file(self) -> Path:
         """The file that names the others, if there are others: what a loader of the format opens."""
-        return self.folder / FILES[self.format]
+        return self.folder / MODEL_FILES[self.format]
 
     @property
     def onnx(self) -> Path:

@@ -57,6 +57,10 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; {self.prog} --help says more\n")
 
 
+MAX_DROP, TIMEOUT = "1%", "150s"
+"""What is promised where nothing is said, and how long the search goes on."""
+
+
 def _optimize(commands: Commands) -> None:
     optimize = commands.add_parser(
         "optimize",
@@ -65,12 +69,14 @@ def _optimize(commands: Commands) -> None:
     )
     _add_model(optimize)
     asked = optimize.add_argument_group("what must hold")
-    asked.add_argument("--max-drop", default="1%", metavar="PERCENT", help="of quality, at most; default %(default)s")
+    asked.add_argument(
+        "--max-drop", default=MAX_DROP, metavar="PERCENT", help="of quality, at most; default %(default)s"
+    )
     asked.add_argument("--metric", metavar="NAME", help="of quality; default: what fits the labels")
     asked.add_argument("--max-size", metavar="BYTES", help="such as 20Mi")
     asked.add_argument("--max-latency", metavar="TIME", help="at the 95th percentile, such as 5ms")
     optimize.add_argument("--engines", metavar="A,B", help="default: every engine that is installed here")
-    optimize.add_argument("--timeout", default="150s", metavar="TIME", help="for the search; default %(default)s")
+    optimize.add_argument("--timeout", default=TIMEOUT, metavar="TIME", help="for the search; default %(default)s")
     optimize.add_argument("--publish", type=Path, metavar="DIR", help="where the winner goes; default OUT/published")
     optimize.add_argument("--dry-run", action="store_true", help="print the job that would run, for `trimtab run`")
     _add_output(optimize)
@@ -85,7 +91,7 @@ def _init(commands: Commands) -> None:
     _add_model(init)
     init.add_argument("-o", "--job", type=Path, default=Path("job.yaml"), metavar="FILE", help="default %(default)s")
     init.add_argument("--force", action="store_true", help="replace the file if it is there")
-    init.set_defaults(output="text")
+    init.set_defaults(output="text", max_drop=MAX_DROP, timeout=TIMEOUT)
 
 
 def _run(commands: Commands) -> None:

@@ -25,11 +25,11 @@ OPERATORS_SHOWN = 6
 class Asked:
     """What a person asked for, each as it is written in a job; None leaves it to what was seen."""
 
-    max_drop: str = "1%"
+    max_drop: str
+    timeout: str
     max_size: str | None = None
     max_latency: str | None = None
     engines: Sequence[EngineName] = ()
-    timeout: str = "150s"
 
 
 def job_name(model: str) -> str:

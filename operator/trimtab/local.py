@@ -26,7 +26,7 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from trimtab.api.job import ObjectMeta, OptimizationJob
-from trimtab.api.model import is_local
+from trimtab.api.model import MODEL_FILES, ModelFormat, is_local
 from trimtab.api.names import Reason
 from trimtab.api.quantities import parse_quantity, show_quantity
 from trimtab.api.runtime import OptimizationRuntime, OptimizationRuntimeSpec, Store
@@ -51,8 +51,6 @@ from trimtab.reconcile import reconcile
 from trimtab.report import build
 from trimtab.runs import CannotRun, check_writable, hold, identified, path_of, store, writable, write
 
-MODEL_FILES = ("model.onnx", "model.xml")
-"""What an engine loads, by the formats an engine knows."""
 TICK = 0.2
 """Seconds between two looks at the clock, and at the memory of trials, while nothing happens."""
 PATIENCE = 5.0
@@ -250,7 +248,8 @@ class Machine:
         folder = self.folder / "store" / "artifacts" / artifact.removeprefix("sha256:")
         if status.published and is_local(status.published.uri):
             folder = path_of(status.published.uri, self.volumes).resolve()
-        return next((folder / name for name in MODEL_FILES if (folder / name).exists()), folder / MODEL_FILES[0])
+        found = (folder / name for name in MODEL_FILES.values() if (folder / name).exists())
+        return next(found, folder / MODEL_FILES[ModelFormat.ONNX])
 
     def stop(self, names: list[str]) -> None:
         """End processes and what they started; one that does not listen, deep in native code, is killed."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from trimtab.api.job import Objective, OptimizationJobSpec
 from trimtab.api.metrics import Goal
 from trimtab.api.model import TAILS, TIMED, Metric, show_metric
-from trimtab.api.status import Best, Interval, OptimizationJobStatus, Outcome, TrialStatus
+from trimtab.api.status import Best, OptimizationJobStatus, Outcome, TrialStatus, show_interval
 from trimtab.api.work import FINALISTS_LIMIT, Finalist
 from trimtab.candidates import Candidate, Miss, candidate_name, candidates, find_misses, noise, quality, speed_ratio
 
@@ -211,15 +211,11 @@ def _not_faster(c: Candidate, metric: Metric) -> str:
     ratio = c.ratio(metric)
     if ratio is None:
         return "not measured in the playoff"
-    told = f"not faster than the input model beyond noise: {_short(ratio)} of its time"
+    told = f"not faster than the input model beyond noise: {show_interval(ratio)} of its time"
     if metric not in TAILS:
         return told
     before, after = (show_metric(metric, value) for value in (c.reference.metric(metric), c.value(metric)))
     return f"{told}, {metric} {before} → {after}"
-
-
-def _short(ratio: Interval) -> str:
-    return f"{float(ratio.estimate):.2f} [{float(ratio.low):.2f}, {float(ratio.high):.2f}]"
 
 
 def _dominates(spec: OptimizationJobSpec, axes: Sequence[Metric], a: Candidate, b: Candidate) -> bool:

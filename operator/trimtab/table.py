@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trimtab.api.model import Metric, show_metric
-from trimtab.api.status import CandidateStatus, OptimizationJobStatus, TrialStatus
+from trimtab.api.status import CandidateStatus, OptimizationJobStatus, TrialStatus, show_interval
 from trimtab.candidates import quality
 from trimtab.space import words
 
@@ -23,13 +23,12 @@ def candidate_table(status: OptimizationJobStatus) -> str:
 
 def _row(status: OptimizationJobStatus, trial: TrialStatus, entry: CandidateStatus) -> tuple[str, ...]:
     won = status.best and (status.best.trial, status.best.engine) == (trial.index, entry.engine)
-    ratio = entry.time_ratio
     return (
         ("* " if won else "  ") + _label(trial),
         entry.engine,
         _shown(entry, quality(status)),
         _shown(entry, Metric.LATENCY_P50),
-        f"{float(ratio.estimate):.2f} [{float(ratio.low):.2f}, {float(ratio.high):.2f}]" if ratio else "",
+        show_interval(entry.time_ratio) if entry.time_ratio else "",
         _shown(entry, Metric.SIZE),
         entry.outcome or "",
         entry.message,

@@ -20,6 +20,7 @@ from trimtab.api.status import OptimizationJobStatus
 from trimtab.conditions import find, is_true
 from trimtab.documents import Refused
 from trimtab.local import Follower
+from trimtab.page import REPORT_FILES
 from trimtab.progress import Lines
 from trimtab.runs import STATUS, CannotRun
 from trimtab.table import candidate_table
@@ -66,7 +67,7 @@ def progress_stream(given: argparse.Namespace) -> TextIO:
 
 def ended(given: argparse.Namespace, status: OptimizationJobStatus, folder: Path) -> Said:
     """What there is to say of a run that came to an end."""
-    page, document = folder / "report.html", folder / "report.json"
+    page, _, document = (folder / name for name in REPORT_FILES)
     paths = {"out": folder, "status": folder / STATUS, "report": page}
     code, problems = _verdict(status, folder)
     answer = Answer(

@@ -75,6 +75,14 @@ class ModelFormat(StrEnum):
     """OpenVINO's intermediate representation."""
 
 
+MODEL_FILES = {
+    ModelFormat.ONNX: "model.onnx",
+    ModelFormat.PYTORCH: "weights.safetensors",
+    ModelFormat.OPENVINO: "model.xml",
+}
+"""The file in an artifact's folder that a loader of the format opens."""
+
+
 class EngineName(StrEnum):
     ONNXRUNTIME = "ONNXRuntime"
     OPENVINO = "OpenVINO"

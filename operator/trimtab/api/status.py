@@ -54,6 +54,11 @@ class Interval(Record):
     high: Decimal
 
 
+def show_interval(interval: Interval) -> str:
+    """For people: `0.68 [0.65, 0.72]`."""
+    return f"{float(interval.estimate):.2f} [{float(interval.low):.2f}, {float(interval.high):.2f}]"
+
+
 class CandidateStatus(Record):
     """One trial's model on one engine: what can be chosen."""
 

@@ -155,6 +155,17 @@ class CastFloat(Spec):
     )
 
 
+LayerName = Annotated[str, Field(max_length=256)]
+MaxDrop = Annotated[
+    Percent | None,
+    Field(
+        description="Layers whose quantization costs most go back to floating point until no more than this is lost on "
+        "the evaluation split."
+    ),
+]
+"""A guard's promise."""
+
+
 class Precision(StrEnum):
     INT8 = "Int8"
 
@@ -217,7 +228,7 @@ class Quantize(Spec):
         description="Compute quantizes what has weights: Conv, ConvTranspose, MatMul, Gemm, and LSTM and Attention "
         "where Dynamic; Conv and MatMul only the convolutions or the others of these. All adds elementwise operators.",
     )
-    ignored_layers: list[Annotated[str, Field(max_length=256)]] = Field(
+    ignored_layers: list[LayerName] = Field(
         [], max_length=64, description="Nodes, by name, that stay in floating point."
     )
     per_channel: Choice[bool] = Field([True], description="One weight scale per output channel instead of per tensor.")
@@ -227,11 +238,7 @@ class Quantize(Spec):
     calibration_samples: IntRange = Field(
         fixed_int(300), description="How many samples, spread over the calibration split, Static observes at most."
     )
-    max_drop: Percent | None = Field(
-        None,
-        description="Layers whose quantization costs most go back to floating point until no more than this is lost on "
-        "the evaluation split.",
-    )
+    max_drop: MaxDrop = None
     max_evaluations: int = Field(
         12, ge=1, le=100, description="How often the evaluation split may be run through a model to keep maxDrop."
     )
@@ -253,7 +260,7 @@ class QuantizeWeights(Spec):
         "activations, 0 leaves it to the weights' type.",
     )
     embeddings: Choice[bool] = Field([True], description="Quantize tables that a Gather looks rows up in, too.")
-    ignored_layers: list[Annotated[str, Field(max_length=256)]] = Field(
+    ignored_layers: list[LayerName] = Field(
         [], max_length=64, description="Nodes, by their name, that keep their weights."
     )
 
@@ -290,11 +297,7 @@ class Nncf(Spec):
     calibration_samples: IntRange = Field(
         fixed_int(300), description="How many samples, spread over the calibration split, are observed at most."
     )
-    max_drop: Percent | None = Field(
-        None,
-        description="Layers whose quantization costs most go back to floating point until no more than this is lost on "
-        "the evaluation split.",
-    )
+    max_drop: MaxDrop = None
     max_evaluations: int = Field(
         12, ge=4, le=100, description="How often the evaluation split may be run through a model to keep maxDrop."
     )
@@ -309,7 +312,7 @@ class Prune(Spec):
 
     granularity: Choice[Granularity] = Field([Granularity.CHANNEL], description="What is removed as a whole.")
     ratio: Range = Field(fixed(0.3), description="The fraction of channels removed, in (0, 1).")
-    ignored_layers: list[Annotated[str, Field(max_length=256)]] = Field(
+    ignored_layers: list[LayerName] = Field(
         [], max_length=64, description="Modules, by their dotted name, that keep all their channels."
     )
 

@@ -23,7 +23,7 @@ def _init(given: argparse.Namespace) -> Said:
     folder = given.out or Path(".trimtab") / job_name(given.model)
     with hold(folder, job_name(given.model)):
         seen = look(given.model, given.data, folder)
-    text = job_text(given.model, seen, Asked(), folder / "published")
+    text = job_text(given.model, seen, Asked(given.max_drop, given.timeout), folder / "published")
     with writable(given.job):
         write(given.job, text)
     return Answer(command=given.command, paths={"job": str(given.job)}), f"run it with {run_command(given.job, folder)}"

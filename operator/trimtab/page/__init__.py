@@ -18,7 +18,7 @@ from markupsafe import Markup
 from trimtab.api.model import FRACTIONS, Metric, show_metric
 from trimtab.api.quantities import show_duration, show_quantity
 from trimtab.api.report import Candidate, JobReport
-from trimtab.api.status import Interval, Outcome
+from trimtab.api.status import Outcome, show_interval
 from trimtab.page.front import Front, front
 from trimtab.page.plot import draw, signed
 from trimtab.space import words
@@ -89,7 +89,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "cell": _cell,
         "code": _code,
-        "interval": _interval,
+        "interval": show_interval,
         "shown": _shown,
         "bytes": show_quantity,
     }
@@ -111,7 +111,7 @@ def _row(report: JobReport, candidate: Candidate) -> Row:
         settings=words(candidate.settings),
         quality=_measured(candidate, report.quality),
         p50=_measured(candidate, Metric.LATENCY_P50),
-        ratio=_interval(candidate.time_ratio) if candidate.time_ratio else "",
+        ratio=show_interval(candidate.time_ratio) if candidate.time_ratio else "",
         size=_measured(candidate, Metric.SIZE),
     )
 
@@ -123,10 +123,6 @@ def _measured(candidate: Candidate, metric: Metric) -> str:
 def _shown(value: str, metric: str) -> str:
     """A measurement for people, in the unit of its metric."""
     return show_metric(Metric(metric), float(value))
-
-
-def _interval(interval: Interval) -> str:
-    return f"{float(interval.estimate):.2f} [{float(interval.low):.2f}, {float(interval.high):.2f}]"
 
 
 def _date(text: str) -> str:
