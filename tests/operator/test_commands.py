@@ -22,13 +22,17 @@ RUNNING = "work/*-trial-*/task.json"
 
 
 def start(*arguments: str | Path, **options) -> subprocess.Popen[str]:
-    """The command in a process group of its own, as a shell starts it."""
+    """The command in a process group of its own, as a shell starts it.
+
+    Even where nobody is at a terminal: a script's background jobs are told to ignore Ctrl-C, and hand that on.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "trimtab", *map(str, arguments)],
         stdout=options.pop("stdout", subprocess.PIPE),
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (no threads are running here)
         **options,
     )
 
