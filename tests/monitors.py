@@ -15,6 +15,8 @@ from trimtab.conditions import timestamp
 from trimtab.decisions import Event, MonitorDecision
 from trimtab.monitoring import reconcile_monitor, record
 
+RUNBOOKS = "https://wiki.example/trimtab"
+
 
 def make_monitor(**spec: Any) -> ModelMonitor:
     """A monitor `magika` in namespace `ml` that recalibrates on drift. Keyword arguments replace spec fields."""
@@ -73,7 +75,7 @@ class MonitorWorld:
 
     def reconcile(self, killed: bool = False) -> MonitorDecision:
         """One turn; with `killed` the operator dies between creating a job and writing the status."""
-        decision = reconcile_monitor(self.monitor, tuple(self.jobs.values()), self.now)
+        decision = reconcile_monitor(self.monitor, tuple(self.jobs.values()), self.now, RUNBOOKS)
         if decision.create:
             self.jobs.setdefault(decision.create.metadata.name, decision.create)
         if not killed:

@@ -46,6 +46,7 @@ from trimtab.manifests import job_manifest, metadata_of, optimization_job_manife
 from trimtab.monitoring import reconcile_monitor
 from trimtab.queue import WorkQueue
 from trimtab.reconcile import reconcile
+from trimtab.settings import RUNBOOKS
 from trimtab.world import Key, Kind, World, name_of
 
 logger = logging.getLogger(__name__)
@@ -75,11 +76,13 @@ class Controller:
         world: World,
         queue: WorkQueue[Key],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        runbooks: str = RUNBOOKS,
     ) -> None:
         self._client = client
         self._world = world
         self._queue = queue
         self._clock = clock
+        self._runbooks = runbooks
         self.pods = Pods(client)
         self._refused: dict[Key, dict[str, ObservedWork]] = {}
         """Work whose Job the API server finds invalid: as good as failed, though there is nothing to observe."""
@@ -128,7 +131,7 @@ class Controller:
         """The same for a monitor. The OptimizationJob it creates is named by its trigger, so it too is created once."""
         monitor = read(ModelMonitor, item)
         jobs = [read(OptimizationJob, owned) for owned in self._world.owned_jobs(monitor.metadata.uid)]
-        decision = reconcile_monitor(monitor, jobs, self._clock())
+        decision = reconcile_monitor(monitor, jobs, self._clock(), self._runbooks)
         await self._apply_rule(key, rule_manifest(decision.status.rule, decision.rule, monitor))
         if decision.create:
             manifest = optimization_job_manifest(decision.create, monitor)

@@ -80,7 +80,7 @@ async def _serve(settings: Settings, client: Client, metrics: Metrics, served: l
     queue: WorkQueue[Key] = WorkQueue(gap=GAP_SECONDS)
     namespaces: list[str | None] = [*served] or [None]
     async with asyncio.TaskGroup() as group, contextlib.AsyncExitStack() as ending:
-        controller = Controller(client, world, queue)
+        controller = Controller(client, world, queue, runbooks=settings.runbooks)
         feeds = Feeds(client, world, queue, controller.pods, namespaces)
         health = Health(feeds)
         token_file = Path(settings.alerts_token_file) if settings.alerts_token_file else None

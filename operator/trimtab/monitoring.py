@@ -58,7 +58,9 @@ class Hold:
         return f"{self.reason.value}: {self.message}"
 
 
-def reconcile_monitor(monitor: ModelMonitor, jobs: Sequence[OptimizationJob], now: datetime) -> MonitorDecision:
+def reconcile_monitor(
+    monitor: ModelMonitor, jobs: Sequence[OptimizationJob], now: datetime, runbooks: str
+) -> MonitorDecision:
     """Decide. Pure; `jobs` are those that carry the monitor's UID as a label. Deciding again changes nothing."""
     known = monitor.model_copy(update={"status": _released(_adopt(monitor.status, jobs), jobs)})
     hold = _hold(known, jobs, now)
@@ -70,7 +72,7 @@ def reconcile_monitor(monitor: ModelMonitor, jobs: Sequence[OptimizationJob], no
     status = _told(known, jobs, hold, now)
     return MonitorDecision(
         status,
-        rule=rule_file(monitor),
+        rule=rule_file(monitor, runbooks),
         create=create,
         events=tuple(_events(monitor.status, status, create)),
         requeue_after=(hold.until - now).total_seconds() if hold and hold.until and _waiting(status) else None,

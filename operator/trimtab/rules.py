@@ -14,7 +14,6 @@ from trimtab.api.monitor import Action, DriftTrigger, LatencyPercentile, Latency
 from trimtab.api.names import AlertLabel, AlertName, ServedMetric
 from trimtab.api.quantities import decimal, parse_duration
 
-RUNBOOKS = "https://trimtab.dev/docs/runbooks"
 QUANTILES = {LatencyPercentile.P50: 0.5, LatencyPercentile.P95: 0.95, LatencyPercentile.P99: 0.99}
 BEYOND = 10
 """Requests in the window that must be slower than the percentile: of fewer, one slow request decides."""
@@ -22,10 +21,10 @@ BEYOND = 10
 Rule = dict[str, Any]
 
 
-def rule_file(monitor: ModelMonitor) -> Rule:
-    """A rule file as Prometheus loads it: one group, with one alert per trigger."""
+def rule_file(monitor: ModelMonitor, runbooks: str) -> Rule:
+    """A rule file as Prometheus loads it: one group, with one alert per trigger. `runbooks` is where alerts link to."""
     metadata = monitor.metadata
-    rules = [_rule(monitor, trigger, index) for index, trigger in enumerate(monitor.spec.triggers)]
+    rules = [_rule(monitor, trigger, index, runbooks) for index, trigger in enumerate(monitor.spec.triggers)]
     return {"groups": [{"name": f"trimtab/{metadata.namespace}/{metadata.name}", "rules": rules}]}
 
 
@@ -40,7 +39,7 @@ def prometheus_duration(text: str) -> str:
     return f"{milliseconds // 1000}s" if milliseconds % 1000 == 0 else f"{milliseconds}ms"
 
 
-def _rule(monitor: ModelMonitor, trigger: Trigger, index: int) -> Rule:
+def _rule(monitor: ModelMonitor, trigger: Trigger, index: int, runbooks: str) -> Rule:
     if trigger.drift:
         rule = _drift_rule(monitor, trigger.drift)
     else:
@@ -56,7 +55,7 @@ def _rule(monitor: ModelMonitor, trigger: Trigger, index: int) -> Rule:
         # Tells two latency triggers of one monitor apart, in Alertmanager too.
         AlertLabel.TRIGGER: f"{trigger.kind}-{index}",
     }
-    runbook = {"runbook_url": f"{RUNBOOKS}#{alert.lower()}"}
+    runbook = {"runbook_url": f"{runbooks}#{alert.lower()}"}
     return rule | {
         "labels": {label.value: value for label, value in labels.items()},
         "annotations": rule["annotations"] | runbook,

@@ -14,6 +14,7 @@ from trimtab.api.base import Spec
 from trimtab.api.model import Name
 
 PREFIX = "TRIMTAB_"
+RUNBOOKS = "docs/runbooks.md"
 
 
 class LogLevel(StrEnum):
@@ -54,6 +55,12 @@ class Settings(Spec):
     )
     workers: int = Field(
         8, ge=1, le=64, description="How many objects are reconciled at the same time, each waiting for the API server."
+    )
+    runbooks: str = Field(
+        RUNBOOKS,
+        max_length=1024,
+        description="Where alerts say that their runbooks are: the file in Trimtab's sources, until you name the "
+        "address where you serve it.",
     )
     log_level: LogLevel = Field(LogLevel.INFO, description="The least severe messages that are logged.")
     log_format: LogFormat = Field(LogFormat.TEXT, description="Lines for people, or one JSON object a line.")

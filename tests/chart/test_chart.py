@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,32 +11,10 @@ import pytest
 import yaml
 
 import apiserver
-from trimtab.api.schema.__main__ import ROOT
+from chart.support import CHART, NAMESPACE, ROOT, Object, helm, render, the
 from trimtab.settings import Settings
 
 pytestmark = pytest.mark.e2e
-
-CHART = ROOT / "charts" / "trimtab"
-NAMESPACE = "trimtab-system"
-Object = dict[str, Any]
-
-
-def helm(*words: str) -> subprocess.CompletedProcess[str]:
-    """Helm without a cluster."""
-    return subprocess.run([apiserver.tool("helm"), *words], text=True, capture_output=True, check=False)
-
-
-def render(*settings: str) -> list[Object]:
-    """The chart's objects, given `--set` settings."""
-    chosen = [word for setting in settings for word in ("--set", setting)]
-    done = helm("template", "trimtab", str(CHART), "--namespace", NAMESPACE, *chosen)
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-
-def the(kind: str, objects: list[Object], name: str = "trimtab") -> Object:
-    [found] = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
-    return found
 
 
 def pod_of(objects: list[Object]) -> Object:
@@ -139,11 +116,83 @@ class TestRendered:
 
     def test_service_monitor_is_opt_in(self) -> None:
         assert "ServiceMonitor" not in {item["kind"] for item in render()}
-        monitor = the("ServiceMonitor", render("serviceMonitor.enabled=true", "serviceMonitor.labels.release=prom"))
+        on = ("metrics.serviceMonitor.enabled=true", "metrics.serviceMonitor.labels.release=prom")
+        monitor = the("ServiceMonitor", render(*on))
         service = the("Service", render())
         assert monitor["metadata"]["labels"]["release"] == "prom"
         assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
         assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+
+    @pytest.mark.parametrize(
+        ("setting", "field", "expected"),
+        [
+            (
+                "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=zone",
+                "affinity",
+                {},
+            ),
+            ("priorityClassName=system-cluster-critical", "priorityClassName", "system-cluster-critical"),
+            ("topologySpreadConstraints[0].maxSkew=1", "topologySpreadConstraints", [{"maxSkew": 1}]),
+            ("podSecurityContext.runAsUser=null", "securityContext", {"runAsNonRoot": True}),
+        ],
+    )
+    def test_where_and_as_whom_the_pod_runs(self, setting: str, field: str, expected: Any) -> None:
+        found = pod_of(render(setting))["spec"][field]
+        assert found.items() >= expected.items() if isinstance(expected, dict) else found == expected
+        assert field == "securityContext" or field not in pod_of(render())["spec"]
+        assert "runAsUser" not in found
+
+    def test_a_disruption_budget_and_a_network_policy_are_opt_in_and_about_the_operators_pod(self) -> None:
+        kinds = ("PodDisruptionBudget", "NetworkPolicy")
+        assert not [item for item in render() if item["kind"] in kinds]
+        objects = render("podDisruptionBudget.enabled=true", "networkPolicy.enabled=true")
+        labels = pod_of(objects)["metadata"]["labels"]
+        budget, policy = (the(kind, objects)["spec"] for kind in kinds)
+        assert budget["maxUnavailable"] == 1
+        assert budget["selector"]["matchLabels"].items() <= labels.items()
+        assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+
+    @pytest.mark.parametrize(
+        ("given", "ingress", "api_server"),
+        [
+            ([], {"ports": [{"port": "http"}]}, {"ports": [{"port": 443}, {"port": 6443}]}),
+            (
+                [
+                    "networkPolicy.ingressFrom[0].namespaceSelector.matchLabels.team=prometheus",
+                    "networkPolicy.apiServer.cidrs={10.0.0.1/32,fd00::1/128}",
+                    "networkPolicy.apiServer.ports={6443}",
+                ],
+                {
+                    "ports": [{"port": "http"}],
+                    "from": [
+                        {
+                            "podSelector": {
+                                "matchLabels": {
+                                    "app.kubernetes.io/name": "trimtab",
+                                    "app.kubernetes.io/instance": "trimtab",
+                                    "app.kubernetes.io/component": "test",
+                                }
+                            }
+                        },
+                        {"namespaceSelector": {"matchLabels": {"team": "prometheus"}}},
+                    ],
+                },
+                {
+                    "ports": [{"port": 6443}],
+                    "to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}, {"ipBlock": {"cidr": "fd00::1/128"}}],
+                },
+            ),
+        ],
+        ids=["defaults", "named"],
+    )
+    def test_who_may_talk_to_whom(self, given: list[str], ingress: Object, api_server: Object) -> None:
+        spec = the("NetworkPolicy", render("networkPolicy.enabled=true", *given))["spec"]
+        assert spec["policyTypes"] == ["Ingress", "Egress"]
+        assert spec["ingress"] == [ingress]
+        assert spec["egress"] == [
+            {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]},
+            api_server,
+        ]
 
     def test_names_follow_the_release(self) -> None:
         done = helm("template", "prod", str(CHART), "--show-only", "templates/service.yaml")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from monitors import make_monitor
+from monitors import RUNBOOKS, make_monitor
 from trimtab.api.monitor import ModelMonitor
 from trimtab.rules import prometheus_duration, rule_file
 
@@ -46,7 +46,7 @@ def promtool(folder: Path, *command: str) -> str:
     ],
 )
 def test_prometheus_accepts_them(tmp_path: Path, spec: dict[str, Any]) -> None:
-    rule = rule_file(make_monitor(**spec))
+    rule = rule_file(make_monitor(**spec), RUNBOOKS)
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rule))
     found = promtool(tmp_path, "check", "rules", "--lint=all", "--lint-fatal", "rules.yaml")
     assert f"SUCCESS: {len(rule['groups'][0]['rules'])} rules found" in found
@@ -107,7 +107,7 @@ SCENARIOS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {
 
 def test_when_they_fire(tmp_path: Path) -> None:
     """All scenarios in one run of promtool, which takes longer to start than to judge."""
-    file = rule_file(make_monitor())
+    file = rule_file(make_monitor(), RUNBOOKS)
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(file))
     tests = [_unit_test(name, file, *scenario) for name, scenario in SCENARIOS.items()]
     unit = {"rule_files": ["rules.yaml"], "evaluation_interval": "15s", "tests": tests}
@@ -131,7 +131,7 @@ def _unit_test(name: str, file: dict[str, Any], series: dict[str, str], early: l
 
 
 def test_what_they_say(tmp_path: Path) -> None:
-    rules = rule_file(make_monitor())
+    rules = rule_file(make_monitor(), RUNBOOKS)
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
     labels = {
         "severity": "warning",
@@ -170,7 +170,7 @@ def test_what_they_say(tmp_path: Path) -> None:
                             "exp_annotations": {
                                 "summary": summary,
                                 "description": description,
-                                "runbook_url": f"https://trimtab.dev/docs/runbooks#{alert.lower()}",
+                                "runbook_url": f"https://wiki.example/trimtab#{alert.lower()}",
                             },
                         }
                     ],

@@ -10,8 +10,19 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end }}
 
+{{/* The pod of `helm test`, which the Service must not take for an operator. */}}
+{{- define "trimtab.testLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: test
+{{- end }}
+
 {{- define "trimtab.labels" -}}
 {{ include "trimtab.selectorLabels" . }}
+{{ include "trimtab.commonLabels" . }}
+{{- end }}
+
+{{- define "trimtab.commonLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: {{ .Chart.Name }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}

@@ -12,12 +12,14 @@ from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
-from trimtab.api.base import Spec
+from trimtab.api.base import Pattern, Spec
 from trimtab.api.model import Name
 from trimtab.api.runtime import PullPolicy, ResourceName, Resources
 from trimtab.api.schema.wire import inlined, wire_schema
 from trimtab.settings import Settings
 
+CIDR = Pattern(r"^[0-9a-fA-F:.]+/[0-9]{1,3}$", "a range of addresses such as 10.0.0.1/32")
+Cidr = Annotated[str, Field(max_length=43), CIDR]
 Labels = dict[ResourceName, Annotated[str, Field(max_length=63)]]
 
 
@@ -58,12 +60,72 @@ class Alerts(Spec):
 
 
 class ServiceMonitor(Spec):
-    """For the Prometheus operator."""
+    """For the Prometheus operator: what to scrape."""
 
     enabled: bool = Field(False, description="Needs the CustomResourceDefinitions of the Prometheus operator.")
     interval: str = Field("30s", description="How often the operator's /metrics are read.")
     labels: Labels = Field({}, description="What your Prometheus selects ServiceMonitors by.")
 
+
+class PrometheusRule(Spec):
+    """For the Prometheus operator: alerts about the operator itself. Those on models are their ModelMonitors'."""
+
+    enabled: bool = Field(False, description="Needs the CustomResourceDefinitions of the Prometheus operator.")
+    labels: Labels = Field({}, description="What your Prometheus selects PrometheusRules by.")
+
+
+class Dashboards(Spec):
+    """Grafana's dashboards, each in a ConfigMap, as the sidecar of Grafana's chart collects them."""
+
+    enabled: bool = Field(False, description="Make the ConfigMaps.")
+    labels: Labels = Field({"grafana_dashboard": "1"}, description="What your sidecar looks for.")
+    annotations: dict[str, str] = Field({}, description="Such as the sidecar's annotation for a folder.")
+
+
+class Metrics(Spec):
+    """What watches the operator."""
+
+    service_monitor: ServiceMonitor = Field(
+        ServiceMonitor(), description="For the Prometheus operator: what to scrape."
+    )
+    prometheus_rule: PrometheusRule = Field(
+        PrometheusRule(), description="For the Prometheus operator: alerts about the operator itself."
+    )
+    dashboards: Dashboards = Field(Dashboards(), description="Grafana's dashboards, each in a ConfigMap.")
+
+
+class ApiServer(Spec):
+    """Where the operator's pod finds the API server, after the Service `kubernetes` was resolved to an endpoint."""
+
+    cidrs: list[Cidr] = Field([], max_length=16, description="Left empty: every address, on the ports below.")
+    ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field(
+        [443, 6443], min_length=1, max_length=16, description="The ports of its endpoints."
+    )
+
+
+class NetworkPolicy(Spec):
+    """What the operator's pod may reach, and who may reach it."""
+
+    enabled: bool = Field(False, description="Needs a network that enforces NetworkPolicies.")
+    ingress_from: list[dict[str, Any]] = Field(
+        [],
+        description="Who may call /metrics and the webhook, as in networking.v1.NetworkPolicyPeer: your Prometheus and "
+        "your Alertmanager. Left empty: everyone.",
+    )
+    api_server: ApiServer = Field(
+        ApiServer(), description="Besides DNS, all that the operator calls, by its endpoints and not its Service."
+    )
+
+
+class PodDisruptionBudget(Spec):
+    """How many of the operator's pods a drain may take away at once."""
+
+    enabled: bool = Field(False, description="Make one; of use with more than one replica.")
+    max_unavailable: int = Field(1, ge=0, description="0 lets no drain end while the operator runs.")
+
+
+USER = 65532
+"""The `nonroot` of distroless images; the Dockerfile uses the same."""
 
 # The chart decides these two itself: the Service's port, and where the token is mounted.
 _SET_BY_CHART = ("http_port", "alerts_token_file")
@@ -71,6 +133,15 @@ _SETTINGS: dict[str, Any] = {
     name: (field.annotation, field) for name, field in Settings.model_fields.items() if name not in _SET_BY_CHART
 }
 OperatorSettings: Any = create_model("OperatorSettings", __base__=Spec, __doc__="The operator itself.", **_SETTINGS)
+
+
+_NONROOT = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 
 
 class Values(Spec):
@@ -82,13 +153,29 @@ class Values(Spec):
     crds: Crds = Field(Crds(), description="The CustomResourceDefinitions.")
     service_account: ServiceAccount = Field(ServiceAccount(), description="Who the operator is to the API server.")
     alerts: Alerts = Field(Alerts(), description="The webhook that Alertmanager calls.")
-    service_monitor: ServiceMonitor = Field(ServiceMonitor(), description="For the Prometheus operator.")
+    metrics: Metrics = Field(Metrics(), description="What watches the operator.")
+    network_policy: NetworkPolicy = Field(
+        NetworkPolicy(), description="What the operator's pod may reach, and who may reach it."
+    )
+    pod_disruption_budget: PodDisruptionBudget = Field(
+        PodDisruptionBudget(), description="How many of the operator's pods a drain may take away at once."
+    )
+    pod_security_context: dict[str, Any] = Field(
+        _NONROOT,
+        description="As in corev1.PodSecurityContext. On OpenShift, which chooses them itself, set runAsUser, "
+        "runAsGroup and fsGroup to null.",
+    )
     resources: Resources = Field(
         Resources(requests={"cpu": "100m", "memory": "128Mi"}, limits={"memory": "512Mi"}),
         description="For the operator alone: the pods of OptimizationJobs have theirs from their OptimizationRuntime.",
     )
     node_selector: Labels = Field({}, description="The labels of the nodes that the operator may run on.")
     tolerations: list[dict[str, Any]] = Field([], description="The taints that it bears, as in corev1.Toleration.")
+    affinity: dict[str, Any] = Field({}, description="Where it is rather or never put, as in corev1.Affinity.")
+    topology_spread_constraints: list[dict[str, Any]] = Field(
+        [], description="How replicas are spread, as in corev1.TopologySpreadConstraint."
+    )
+    priority_class_name: str = Field("", max_length=253, description="How important it is; empty: as any pod.")
 
 
 def values_yaml() -> str:

@@ -11,6 +11,7 @@ import yaml
 
 from trimtab.api.answer import ANSWER_VERSION, Answer
 from trimtab.api.report import REPORT_VERSION, JobReport
+from trimtab.api.schema.dashboards import DASHBOARDS, grafana
 from trimtab.api.schema.kinds import KINDS, crd, document_schema, editor_schema
 from trimtab.api.schema.reference import reference
 from trimtab.api.values import values_schema, values_yaml
@@ -39,6 +40,8 @@ def files() -> dict[str, str]:
         result[f"crds/{kind.plural}.yaml"] = HEADER + text
         result[f"docs/schema/{kind.name.lower()}.json"] = json.dumps(editor_schema(kind), indent=2) + "\n"
         result[f"charts/trimtab/templates/crds/{kind.plural}.yaml"] = GUARD + text.replace(PLACE, PLACE + KEEP) + END
+    for dashboard in DASHBOARDS:
+        result[f"charts/trimtab/dashboards/{dashboard.name}.json"] = json.dumps(grafana(dashboard), indent=2) + "\n"
     schema = json.dumps(values_schema(), indent=2) + "\n"
     return result | {
         "docs/schema/answer.json": json.dumps(document_schema(Answer, ANSWER_VERSION), indent=2) + "\n",
