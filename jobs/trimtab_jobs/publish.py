@@ -1,12 +1,13 @@
 """Publication: the winner where a server looks for it.
 
     <publish>/<first 12 hex digits of the model's digest>/
-        the model's files, profile.json (the drift reference), publication.json (the claim and where it was measured)
+        the model's files, profile.json (the drift reference), publication.json (the claim and where it was measured),
+        report.html, report.md and report.json (how the job came to choose it)
     <publish>/current.json      which folder to serve
 
 `current.json` is replaced last and in one step, so a server sees the old model or the new one, each with its profile.
 Publishing again is harmless. The same model may be published for new data: then its folder stays, and its profile and
-publication are replaced.
+publication are replaced, and its report (`reporting`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from trimtab.api.base import Record
@@ -41,25 +43,31 @@ class Publication(Record):
     hardware: Hardware
 
 
-def publish(shared: SharedFolder | Bucket, model: Model, profile: Path, publication: Publication) -> str:
-    """Write the model beside its profile and publication, and point `current.json` at it. Returns the folder's name."""
+def folder_name(artifact: str) -> str:
+    """What a published model's folder is called."""
+    return hexdigits(artifact)[:NAME_DIGITS]
+
+
+def publish(
+    shared: SharedFolder | Bucket, model: Model, profile: Path, publication: Publication, report: Mapping[str, str]
+) -> None:
+    """Write the model beside its profile, its publication and the files of `report`, and point `current.json` at it."""
     digest = publication.winner.artifact
-    name = hexdigits(digest)[:NAME_DIGITS]
-    texts = {PROFILE: profile.read_text(), PUBLICATION: publication.model_dump_json(by_alias=True, indent=1)}
+    name = folder_name(digest)
+    about = {PROFILE: profile.read_text(), PUBLICATION: publication.model_dump_json(by_alias=True, indent=1), **report}
     with tempfile.TemporaryDirectory(prefix="trimtab-") as scratch:
         whole = Path(scratch) / name
         shutil.copytree(model.folder, whole)
-        for file, text in texts.items():
+        for file, text in about.items():
             (whole / file).write_text(text)
         if not shared.place(whole, name):
-            for file, text in texts.items():
+            for file, text in about.items():
                 shared.write(f"{name}/{file}", text)
     current = {
         "digest": digest,
         "path": name,
         "engine": publication.winner.engine.value,
         "format": model.format.value,
-        "profile": digest_bytes(texts[PROFILE].encode()),
+        "profile": digest_bytes(about[PROFILE].encode()),
     }
     shared.write(CURRENT, json.dumps(current, indent=1) + "\n")
-    return name

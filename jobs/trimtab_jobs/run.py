@@ -38,6 +38,7 @@ from trimtab_jobs.metrics import CLASSIFIES, check
 from trimtab_jobs.onnx_model import operators
 from trimtab_jobs.pipeline import run_steps
 from trimtab_jobs.remote import Bucket
+from trimtab_jobs.reporting import report_files
 from trimtab_jobs.signature import inputs
 from trimtab_jobs.store import Store, resolve
 from trimtab_jobs.timing import TAIL, Race, race, ratio
@@ -211,15 +212,18 @@ def _publish(desk: Desk, winner: Finalist, found: Claim, digests: dict[str, str]
         digests=digests | {"model": task.pins.get("model", "")},
         hardware=desk.hardware,
     )
+    uri = f"{task.publish.rstrip('/')}/{publishing.folder_name(winner.artifact)}"
+    model, pods = desk.model(winner.artifact), desk.store.reports(task.job.uid)
     with tempfile.TemporaryDirectory(prefix="trimtab-") as scratch:
         profile.save(Path(scratch) / publishing.PROFILE)
-        name = publishing.publish(
+        publishing.publish(
             _folder(task.publish),
-            desk.model(winner.artifact),
+            model,
             Path(scratch) / publishing.PROFILE,
             publication,
+            report_files(task.report, found, uri, model.format, pods) if task.report else {},
         )
-    return f"{task.publish.rstrip('/')}/{name}"
+    return uri
 
 
 def _folder(uri: str) -> SharedFolder | Bucket:

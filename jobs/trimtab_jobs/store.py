@@ -138,6 +138,11 @@ class Store:
         name = f"{report_folder(uid)}/{report.stage.value}-{report.trial or 0}.json"
         self.files.write(name, report.model_dump_json(by_alias=True, indent=1))
 
+    def reports(self, uid: str) -> list[Report]:
+        """The full reports that a job's pods have left."""
+        paths = sorted((self.files.root / report_folder(uid)).glob("*.json"))
+        return [Report.model_validate_json(path.read_bytes()) for path in paths]
+
     def _artifact(self, digest: str) -> Path:
         return self.files.root / "artifacts" / hexdigits(digest)
 

@@ -103,6 +103,14 @@ def quality(status: OptimizationJobStatus) -> Metric:
     return status.inspection.quality if status.inspection else Metric.ACCURACY
 
 
+def baseline_is_best(status: OptimizationJobStatus) -> bool:
+    """Whether the input model was chosen, on the engine it is measured on."""
+    return status.best is not None and (status.best.trial, status.best.engine) == (
+        0,
+        status.trials[0].candidates[0].engine,
+    )
+
+
 def find_misses(spec: OptimizationJobSpec, c: Candidate) -> list[Miss]:
     """The promises that a measured candidate is known to break: of time, only if its times count."""
     judged = (constraint for constraint in spec.constraints if c.timed or constraint.metric not in TIMED)

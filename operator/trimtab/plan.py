@@ -67,13 +67,14 @@ def playoff(job: OptimizationJob, runtime: OptimizationRuntime, finalists: Seque
 
 
 def publish(
-    job: OptimizationJob, runtime: OptimizationRuntime, baseline: Finalist, winner: Finalist, attempt: int
+    job: OptimizationJob, runtime: OptimizationRuntime, finalists: tuple[Finalist, Finalist], report: str, attempt: int
 ) -> Work:
-    """Make the claim on the holdout split; if it is not violated, publish the winner."""
+    """Make the claim about the input model and the winner on the holdout split; if it is not violated, publish."""
     update = {
-        "baseline": baseline,
-        "winner": winner,
+        "baseline": finalists[0],
+        "winner": finalists[1],
         "constraints": job.spec.constraints,
         "publish": job.spec.publish.uri if job.spec.publish else None,
+        "report": report,
     }
     return _work(job, _task(job, runtime, Stage.PUBLISH).model_copy(update=update), attempt)

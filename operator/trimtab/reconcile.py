@@ -21,10 +21,12 @@ from trimtab.api.quantities import parse_duration
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.status import OptimizationJobStatus, TrialState, TrialStatus, Verdict
 from trimtab.api.work import ErrorKind, Finalist, Stage
+from trimtab.candidates import baseline_is_best
 from trimtab.conditions import is_finished, parse_timestamp, timestamp
 from trimtab.decisions import Decision, Observed, ObservedWork, Work, WorkState
 from trimtab.harvest import fold
 from trimtab.recipe import explore
+from trimtab.report import so_far
 from trimtab.search import propose
 from trimtab.select import finalists, score, select
 from trimtab.space import Tried
@@ -215,10 +217,12 @@ def _publish(job: OptimizationJob, observed: Observed, runtime: OptimizationRunt
     baseline = job.status.trials[plan.BASELINE_TRIAL]
     reference = Finalist(trial=baseline.index, engine=baseline.candidates[0].engine, artifact=baseline.artifact)
     winner = Finalist(trial=best.trial, engine=best.engine, artifact=best.artifact)
-    create = _start(
-        observed, Stage.PUBLISH, None, lambda attempt: plan.publish(job, runtime, reference, winner, attempt)
-    )
-    return Progress(job.status, Reason.PUBLISHING, create)
+
+    def again(attempt: int) -> Work:
+        report = so_far(job).packed() if job.spec.publish else ""
+        return plan.publish(job, runtime, (reference, winner), report, attempt)
+
+    return Progress(job.status, Reason.PUBLISHING, _start(observed, Stage.PUBLISH, None, again))
 
 
 def _start(observed: Observed, stage: Stage, trial: int | None, make: Callable[[int], Work]) -> tuple[Work, ...]:
@@ -245,7 +249,6 @@ def _outcome(status: OptimizationJobStatus) -> Reason:
         return Reason.NO_FEASIBLE_CANDIDATE
     if status.claim and status.claim.verdict == Verdict.VIOLATED:
         return Reason.CLAIM_VIOLATED
-    baseline = status.trials[plan.BASELINE_TRIAL]
-    if (status.best.trial, status.best.engine) == (baseline.index, baseline.candidates[0].engine):
+    if baseline_is_best(status):
         return Reason.BASELINE_IS_BEST
     return Reason.PUBLISHED if status.published else Reason.SELECTED

@@ -1,7 +1,6 @@
 """From a job and its status to its report. Pure: the status is the truth, pods' full reports only add detail.
 
-Here the numbers get their words. A sentence that is about doubt (a holdout too small, a machine too noisy, nothing
-that keeps the promises) is as prominent as one about success: a report that only ever congratulates is not read.
+Here the numbers get their words, but for those about the winner and the claim, which are `wording`'s.
 """
 
 from __future__ import annotations
@@ -9,30 +8,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from trimtab.api.job import Constraint, OptimizationJob, OptimizationJobSpec
+from trimtab.api.job import Constraint, OptimizationJob
 from trimtab.api.metrics import Metrics
-from trimtab.api.model import FRACTIONS, QUALITY, Metric, parse_metric
+from trimtab.api.model import Metric, parse_metric
 from trimtab.api.names import ConditionType, Reason
-from trimtab.api.quantities import decimal, parse_percent, show_percent, show_quantity
-from trimtab.api.report import Asked, Candidate, JobReport, Lineage, Promise, SplitUsed, TrialWork, Winner
+from trimtab.api.quantities import decimal, parse_percent, show_percent
+from trimtab.api.report import Asked, Candidate, JobReport, Lineage, Promise, SplitUsed, Winner, trial_work
 from trimtab.api.status import (
     CandidateStatus,
-    Claim,
     Inspection,
     Interval,
     OptimizationJobStatus,
     Outcome,
     TrialState,
     TrialStatus,
-    Verdict,
 )
 from trimtab.api.techniques import Step
 from trimtab.api.work import JobIdentity, Report
-from trimtab.candidates import candidate_name, control, noise, quality, speed_ratio
+from trimtab.candidates import baseline_is_best, candidate_name, control, noise, quality, speed_ratio
 from trimtab.conditions import find, is_true
 from trimtab.loading import loading
 from trimtab.recipe import explore
 from trimtab.space import fix
+from trimtab.wording import concluded
 
 
 def build(job: OptimizationJob, model: str = "model.onnx", pods: Iterable[Report] = ()) -> JobReport:
@@ -41,33 +39,37 @@ def build(job: OptimizationJob, model: str = "model.onnx", pods: Iterable[Report
     `model` is the path of the winner's file as the reader will find it, and `pods` the full reports of trials.
     """
     status, objective = job.status, job.spec.objectives[0].metric
-    return JobReport(
+    report = JobReport(
         job=JobIdentity(name=job.metadata.name, namespace=job.metadata.namespace, uid=job.metadata.uid),
         state=status.state,
-        headline=headline(status, job.spec),
+        headline=_headline(status),
         started=status.start_time or "",
         ended=status.completion_time or "",
         quality=quality(status),
+        higher_is_better=job.spec.metrics.higher_is_better(quality(status)),
         asked=_asked(job),
         winner=_winner(job, model),
         nearest_miss=status.nearest_miss,
         claim=status.claim,
-        verdict=_verdict(job.spec, status.claim) if status.claim else "",
         control=control(status, objective),
         noise=_noise(status, objective),
         candidates=list(_candidates(status, job.spec.metrics)),
-        work=[
-            TrialWork(trial=pod.trial, seconds=pod.seconds, peak_memory=pod.peak_memory, steps=pod.steps)
-            for pod in pods
-            if pod.trial is not None
-        ],
+        work=trial_work(pods),
         lineage=_lineage(status),
         cost=status.cost,
     )
+    return report if report.headline else concluded(report)
 
 
-def headline(status: OptimizationJobStatus, spec: OptimizationJobSpec) -> str:
-    """The verdict in one sentence."""
+def so_far(job: OptimizationJob) -> JobReport:
+    """The report of a job that has selected: as it will be once it has published, but for what only that pod finds."""
+    status = job.status
+    reason = Reason.BASELINE_IS_BEST if baseline_is_best(status) else Reason.PUBLISHED
+    return build(job.model_copy(update={"status": status.model_copy(update={"state": reason})}))
+
+
+def _headline(status: OptimizationJobStatus) -> str:
+    """The verdict in one sentence where there is no winner to speak of."""
     failure = find(status.conditions, ConditionType.FAILED)
     if failure and is_true(status.conditions, ConditionType.FAILED):
         return f"The job failed before it could choose ({failure.reason}): {failure.message}."
@@ -75,65 +77,6 @@ def headline(status: OptimizationJobStatus, spec: OptimizationJobSpec) -> str:
         if not status.nearest_miss:
             return f"The job is under way ({status.state or Reason.PENDING})."
         return f"Nothing keeps every promise; the nearest miss is {status.nearest_miss}."
-    if status.state == Reason.BASELINE_IS_BEST:
-        return "Keep the input model: no candidate is better beyond noise."
-    return f"{_praise(status, spec)}{_reservation(status.claim)}."
-
-
-def _praise(status: OptimizationJobStatus, spec: OptimizationJobSpec) -> str:
-    trial, entry = _chosen(status)
-    reference = status.trials[0].candidates[0]
-    name = candidate_name(trial, entry)
-    metric = quality(status)
-    seen = spec.metrics.drop(metric, reference.metric(metric), entry.metric(metric))
-    told = [
-        _speed(entry, spec.objectives[0].metric),
-        _loss(spec.metrics, metric, seen, status.claim),
-        _size(entry, reference),
-    ]
-    *most, last = [text for text in told if text]
-    return f"{name[0].upper()}{name[1:]} {', '.join(most)}{' and ' if most else ''}{last}"
-
-
-def _speed(entry: CandidateStatus, objective: Metric) -> str:
-    ratio = speed_ratio(entry, objective)
-    if ratio is None:
-        return ""
-    found = inverse(ratio)
-    estimate, low, high = (f"{float(number):.2f}" for number in (found.estimate, found.low, found.high))
-    batches = " in batches" if objective == Metric.THROUGHPUT else ""
-    return f"is {estimate}x as fast{batches} as the input model (95% interval {low} to {high})"
-
-
-def _loss(metrics: Metrics, metric: Metric, seen: float, claim: Claim | None) -> str:
-    """The holdout's word where there is one, for the search has `seen` the drop on the evaluation split."""
-    found = claim.drop if claim else None
-    drop = float(found.estimate) if found else seen
-    where = f"the holdout{_ends(found, gained=drop < 0)}" if found else "the evaluation split"
-    if metric in FRACTIONS:
-        return f"{'loses' if drop >= 0 else 'gains'} {points(abs(drop))} points of {metric} on {where}"
-    lowers = metrics.higher_is_better(metric) == (drop >= 0)
-    return f"{'lowers' if lowers else 'raises'} {metric} by {points(abs(drop))}% on {where}"
-
-
-def _ends(drop: Interval, gained: bool) -> str:
-    """A drop's interval with the sign of what is told: a gain is a drop below 0, and its ends change places."""
-    low, high = float(drop.low), float(drop.high)
-    low, high = (-high, -low) if gained else (low, high)
-    return f" (95% interval {points(low)} to {points(high)})"
-
-
-def _size(entry: CandidateStatus, reference: CandidateStatus) -> str:
-    before, after = reference.metric(Metric.SIZE), entry.metric(Metric.SIZE)
-    same = show_quantity(before) == show_quantity(after)
-    return f"takes {show_quantity(after)}" + (" as before" if same else f" instead of {show_quantity(before)}")
-
-
-def _reservation(claim: Claim | None) -> str:
-    if claim and claim.verdict == Verdict.VIOLATED:
-        return "; but the holdout breaks the promise, so nothing was published"
-    if claim and claim.verdict == Verdict.INCONCLUSIVE:
-        return f"; the holdout of {claim.samples} samples is too small to confirm the promise"
     return ""
 
 
@@ -151,23 +94,6 @@ def inverse(ratio: Interval) -> Interval:
         low=decimal(1 / float(ratio.high)),
         high=decimal(1 / float(ratio.low)),
     )
-
-
-def points(fraction: float | str) -> str:
-    """A difference of two fractions in points: `0.00333` is `0.33`, and never a negative zero."""
-    return f"{100 * float(fraction):.2f}".replace("-0.00", "0.00")
-
-
-def _verdict(spec: OptimizationJobSpec, claim: Claim) -> str:
-    samples = f"{claim.samples} holdout samples"
-    if not any(constraint.metric in QUALITY for constraint in spec.constraints):
-        return f"No promise on {claim.metric} was asked for; on {samples} {claim.message}."
-    told = {
-        Verdict.HOLDS: f"With 95% confidence the promise holds on {samples}",
-        Verdict.INCONCLUSIVE: f"{samples} are too few to say with 95% confidence whether the promise holds",
-        Verdict.VIOLATED: f"With 95% confidence the promise is broken on {samples}",
-    }[claim.verdict]
-    return f"{told}: {claim.message}." if claim.message else f"{told}."
 
 
 def _noise(status: OptimizationJobStatus, objective: Metric) -> str:
@@ -263,6 +189,7 @@ def _winner(job: OptimizationJob, model: str) -> Winner | None:
         engine=entry.engine,
         artifact=status.best.artifact,
         speed_up=inverse(ratio) if ratio else None,
+        batches=job.spec.objectives[0].metric == Metric.THROUGHPUT,
         published=status.published,
         load=loading(entry.engine, model, inspection.inputs, steps),
     )

@@ -11,9 +11,12 @@ import onnx
 import pytest
 
 from bad_inputs import CENTERS, make_model, make_samples, sound_spec
+from reports import winner
 from trimtab.api.model import EngineName, Metric, ModelFormat
+from trimtab.api.report import JobReport
 from trimtab.api.status import Verdict
 from trimtab.api.work import MESSAGE_LIMIT, Finalist, Report, Task
+from trimtab.report import so_far
 from trimtab_jobs.model import Model, open_model
 from trimtab_jobs.store import Store, digest_file, digest_folder
 
@@ -154,6 +157,24 @@ def test_the_winner_is_published_whole(lab: Lab, succeed: Succeed) -> None:
     assert publication["digests"] == pins(inspected)
     assert json.loads((root / name / "profile.json").read_text())["inputs"] == {"x": 8}
     assert not list((root / ".tmp").iterdir())
+
+
+def test_the_report_is_published_with_the_claim_and_what_the_store_has(lab: Lab, succeed: Succeed) -> None:
+    inspected = succeed(lab.task("Inspect"))
+    succeed(lab.task("Trial", trial=1, pins=pins(inspected)))
+    report = succeed(publish_task(lab, inspected, worse_model(lab), report=so_far(winner()).packed()))
+    folder = lab.folder("published") / "digits" / report.published.rpartition("/")[2]
+    said = JobReport.model_validate_json((folder / "report.json").read_bytes())
+    assert said.claim == report.claim
+    assert said.winner
+    assert said.winner.published
+    assert said.winner.published.uri == report.published
+    assert said.verdict.startswith("With 95% confidence the promise holds on 200 holdout samples")
+    assert "on the holdout (95% interval" in said.headline
+    assert [work.trial for work in said.work] == [1]
+    assert said.ended
+    assert said.headline in (folder / "report.html").read_text()
+    assert said.headline in (folder / "report.md").read_text()
 
 
 def test_publishing_again_changes_nothing(lab: Lab, succeed: Succeed) -> None:

@@ -78,7 +78,7 @@ class Site:
             digests={},
             hardware=Hardware(),
         )
-        publish(SharedFolder(self.root / "published", "publish"), model, profile, publication)
+        publish(SharedFolder(self.root / "published", "publish"), model, profile, publication, {})
         return digest
 
     def serve(self, *arguments: str) -> Server:

@@ -35,7 +35,7 @@ def works(job: OptimizationJob, runtime: OptimizationRuntime) -> dict[Stage, Wor
         Stage.INSPECT: plan.inspect(job, runtime, 0),
         Stage.TRIAL: plan.trial(job, runtime, 2, point, 1),
         Stage.PLAYOFF: plan.playoff(job, runtime, FINALISTS, 0),
-        Stage.PUBLISH: plan.publish(job, runtime, FINALISTS[0], FINALISTS[1], 2),
+        Stage.PUBLISH: plan.publish(job, runtime, (FINALISTS[0], FINALISTS[1]), "packed", 2),
     }
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from builders import Quality, World, interval, make_job
-from reports import ENDINGS, ended
+from reports import ENDINGS, MANY, ended, scattered
 from trimtab.api.report import REPORT_VERSION, JobReport
 from trimtab.api.schema.kinds import document_schema
 from trimtab.api.status import Outcome
+from trimtab.api.work import Stage
 from trimtab.page import files
-from trimtab.report import build, inverse
+from trimtab.report import build, inverse, so_far
+from trimtab.wording import concluded
 
 HEADLINES = {
     "winner": "Trial 2 on ONNXRuntime is 1.49x as fast as the input model (95% interval 1.45 to 1.54), loses 0.20 "
@@ -137,6 +139,32 @@ def test_the_winner_is_loaded_in_the_precision_it_was_measured_in(precision: str
     assert report.winner
     assert report.candidates[report.winner.trial].settings == {"castFloat.precision": precision}
     assert f'"INFERENCE_PRECISION_HINT": "{hint}"' in report.winner.load
+
+
+@pytest.mark.parametrize("ending", ["winner", "inconclusive", "violated", "regression", "baseline is best"])
+def test_what_the_pod_adds_to_the_report_makes_it_that_of_the_status(ending: str) -> None:
+    """Publish gets the report before the claim is known, packed; with the claim it says what the status will."""
+    job = ENDINGS[ending]()
+    known = {"claim": None, "published": None, "state": "Publishing", "completion_time": None}
+    before = job.model_copy(update={"status": job.status.model_copy(update=known)})
+    whole, carried = build(job), JobReport.unpacked(so_far(before).packed())
+    added = {"claim": whole.claim, "winner": whole.winner, "ended": whole.ended, "state": whole.state}
+    assert concluded(carried.model_copy(update=added)) == whole
+    assert carried.state == (whole.state if ending == "baseline is best" else "Published")
+
+
+def test_the_largest_report_fits_into_a_variable() -> None:
+    """Linux refuses to start a process with a variable of more than 128 KiB, and the Task is one."""
+    engines = ["ONNXRuntime", "OpenVINO", "TensorRT"]
+    casts = {"castFloat": {"precision": ["Float16", "BFloat16"]}, "optional": True}
+    search, techniques = {"algorithm": "Random", "maxTrials": 128}, [*MANY["techniques"], casts]
+    world = World(
+        make_job(**MANY | {"target": {"engines": engines}, "search": search, "techniques": techniques}), scattered
+    )
+    world.run(200)
+    (task,) = (seen.work.task for seen in world.works.values() if seen.work.task.stage == Stage.PUBLISH)
+    assert len(JobReport.unpacked(task.report).candidates) > 200
+    assert len(task.model_dump_json()) < 64 * 1024
 
 
 def test_a_job_under_way_can_be_reported() -> None:

@@ -8,7 +8,10 @@ in the status; what is unknown is left out.
 
 from __future__ import annotations
 
-from typing import Literal
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Iterable
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -16,7 +19,7 @@ from trimtab.api.base import Record
 from trimtab.api.model import EngineName, Metric
 from trimtab.api.quantities import Decimal
 from trimtab.api.status import Claim, Cost, Hardware, Interval, Outcome, Published
-from trimtab.api.work import JobIdentity, StepReport
+from trimtab.api.work import JobIdentity, Report, StepReport
 
 REPORT_VERSION: Literal["v1alpha1"] = "v1alpha1"
 
@@ -82,6 +85,15 @@ class TrialWork(Record):
     steps: list[StepReport] = []
 
 
+def trial_work(pods: Iterable[Report]) -> list[TrialWork]:
+    """What the full reports of a job's pods say of its trials."""
+    return [
+        TrialWork(trial=pod.trial, seconds=pod.seconds, peak_memory=pod.peak_memory, steps=pod.steps)
+        for pod in pods
+        if pod.trial is not None
+    ]
+
+
 class Winner(Record):
     """The chosen candidate. Both names point into `candidates`."""
 
@@ -92,6 +104,7 @@ class Winner(Record):
     speed_up: Interval | None = Field(
         None, description="The input model's time over the winner's: of a batch where throughput is the objective."
     )
+    batches: bool = Field(False, description="Whether the speed-up is that of a batch.")
     published: Published | None = None
     load: str = Field("", description="Python that loads the winner and runs it once.")
 
@@ -115,6 +128,7 @@ class JobReport(Record):
     started: str = ""
     ended: str = ""
     quality: Metric = Field(description="The metric that the plot, the promise and the claim speak of.")
+    higher_is_better: bool = Field(True, description="Whether more of that metric is better.")
     asked: Asked
     winner: Winner | None = None
     nearest_miss: str = Field("", description="Where nothing is feasible: the closest candidate and what binds it.")
@@ -128,3 +142,11 @@ class JobReport(Record):
     work: list[TrialWork] = []
     lineage: Lineage = Lineage()
     cost: Cost = Cost()
+
+    def packed(self) -> str:
+        """The report as text to be carried in a Task: Linux gives one variable of a process 128 KiB."""
+        return b64encode(zlib.compress(self.model_dump_json(by_alias=True, exclude_defaults=True).encode())).decode()
+
+    @classmethod
+    def unpacked(cls, text: str) -> Self:
+        return cls.model_validate_json(zlib.decompress(b64decode(text)))

@@ -82,6 +82,9 @@ class Task(Record):
     measure: list[Metric] = Field([], description="What promises and objectives name.")
     metrics: Metrics = Metrics()
     publish: str | None = None
+    report: str = Field(
+        "", description="Publish: the job's JobReport so far, packed; with the claim it is published too."
+    )
 
 
 OUT_OF_SPACE = "OutOfSpace"
