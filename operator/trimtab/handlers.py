@@ -7,6 +7,9 @@ peering, no events of its own. The handlers hand an object to `feeds` and return
 A task that ends with an error ends the process: a restart is fast and loses nothing, while an operator without one of
 its watches would look alive and be deaf. Where namespaces are named, one of them may be deleted, and its role with
 it; then everything begins anew with those that can be read, and again when it is back.
+
+Of several replicas one acts (`leadership`). The others differ from it only in that their queue has no workers: they
+watch, answer and take alerts, so that whoever takes over knows the world already.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +30,7 @@ from trimtab.cluster.client import Client
 from trimtab.controller import RESOURCES, Controller
 from trimtab.errors import ClusterError, NotFound, Temporary
 from trimtab.feeds import Feeds
+from trimtab.leadership import Leadership, identity
 from trimtab.metrics import Metrics
 from trimtab.namespaces import RETRY_SECONDS, NamespacesChanged, first_readable, look, readable
 from trimtab.queue import WorkQueue
@@ -60,14 +65,27 @@ def run(settings: Settings) -> None:
         raise SystemExit(1)
 
 
+@dataclass(frozen=True)
+class Replica:
+    """What one process of the operator has of the cluster."""
+
+    settings: Settings
+    metrics: Metrics
+    client: Client
+    """Its writes are the leader's."""
+    unfenced: Client
+    """For what every replica may write: its claim to lead, and alerts that reached it."""
+    leadership: Leadership | None
+    """None where there is no election."""
+
+
 async def operate(settings: Settings) -> None:
     """The operator as a coroutine. Raises an ExceptionGroup with what ended it, if it was not a signal."""
-    metrics = Metrics()
-    async with await Client.connect(metrics.called) as client:
-        named = settings.watch_namespaces
+    async with _replica(settings) as replica:
+        client, named = replica.unfenced, settings.watch_namespaces
         served = await first_readable(client, named) if named else []
         try:
-            await _serve(settings, client, metrics, served)
+            await _serve(replica, served)
         except* Exception:
             # A watch that ended first, with an error of kopf's or ours, has the same reason.
             if named and await readable(client, named) != served:
@@ -75,7 +93,22 @@ async def operate(settings: Settings) -> None:
             raise
 
 
-async def _serve(settings: Settings, client: Client, metrics: Metrics, served: list[str]) -> None:
+@contextlib.asynccontextmanager
+async def _replica(settings: Settings) -> AsyncIterator[Replica]:
+    metrics, lease = Metrics(), settings.lease_name
+    async with await Client.connect(metrics.called) as unfenced:
+        leadership = Leadership(unfenced, lease, identity()) if lease else None
+        fence = (leadership.seconds_left,) if leadership else ()
+        async with await Client.connect(metrics.called, *fence) as client:
+            try:
+                yield Replica(settings, metrics, client, unfenced, leadership)
+            finally:
+                if leadership:
+                    await leadership.release()  # nothing of ours writes any more
+
+
+async def _serve(replica: Replica, served: list[str]) -> None:
+    settings, metrics, client = replica.settings, replica.metrics, replica.client
     world = World()
     queue: WorkQueue[Key] = WorkQueue(gap=GAP_SECONDS)
     namespaces: list[str | None] = [*served] or [None]
@@ -84,16 +117,19 @@ async def _serve(settings: Settings, client: Client, metrics: Metrics, served: l
         feeds = Feeds(client, world, queue, controller.pods, namespaces)
         health = Health(feeds)
         token_file = Path(settings.alerts_token_file) if settings.alerts_token_file else None
-        server = Server(client, feeds, metrics, health, token_file)
-        metrics.watch_queue(lambda: len(queue))
-        metrics.watch_jobs(lambda: world.all(Kind.JOB))
+        # Any replica may take an alert: it is recorded on the version that was read, and decides nothing.
+        server = Server(replica.unfenced, feeds, metrics, health, token_file)
+        leading = asyncio.Event()
+        metrics.watch_leader(leading.is_set)
         await server.start(settings.http_port)
         ending.push_async_callback(server.stop)
 
         tasks = [group.create_task(health.watch_loop())]
         await _synchronize(feeds, group, tasks)
+        tasks.append(group.create_task(_lead(replica.leadership, leading), name="leader"))
+        tasks.append(group.create_task(_count(leading, metrics, queue, world), name="metrics"))
         tasks += [
-            group.create_task(queue.work(_timed(controller.handle, metrics)), name=f"worker {number}")
+            group.create_task(_work(leading, queue, _timed(controller.handle, metrics)), name=f"worker {number}")
             for number in range(settings.workers)
         ]
         tasks.append(group.create_task(feeds.audit_forever(), name="audit"))
@@ -131,6 +167,28 @@ async def _synchronize(feeds: Feeds, group: asyncio.TaskGroup, tasks: list[async
         tasks.append(group.create_task(feeds.follow_jobs(namespace, listed), name=f"Jobs of {namespace or 'all'}"))
         await listed.wait()
     feeds.synchronized = True
+
+
+async def _lead(leadership: Leadership | None, leading: asyncio.Event) -> None:
+    if leadership:
+        await leadership.acquire()
+    leading.set()
+    if leadership:
+        await leadership.keep()
+
+
+async def _work(
+    leading: asyncio.Event, queue: WorkQueue[Key], handle: Callable[[Key], Awaitable[float | None]]
+) -> None:
+    await leading.wait()
+    await queue.work(handle)
+
+
+async def _count(leading: asyncio.Event, metrics: Metrics, queue: WorkQueue[Key], world: World) -> None:
+    """Only the leader counts what all replicas see, or a sum over them would be wrong."""
+    await leading.wait()
+    metrics.watch_queue(lambda: len(queue))
+    metrics.watch_jobs(lambda: world.all(Kind.JOB))
 
 
 def _timed(

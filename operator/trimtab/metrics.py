@@ -62,6 +62,10 @@ class Metrics:
         """For `cluster.client.Client`."""
         self.calls.labels(verb, resource, code).inc()
 
+    def watch_leader(self, leads: Callable[[], bool]) -> None:
+        gauge = Gauge("trimtab_leader", "1 for the replica that acts, 0 for the others.", registry=self.registry)
+        gauge.set_function(leads)
+
     def watch_queue(self, depth: Callable[[], int]) -> None:
         gauge = Gauge("trimtab_queue_depth", "Objects waiting for a worker.", registry=self.registry)
         gauge.set_function(depth)

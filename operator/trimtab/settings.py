@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field
 from pydantic.alias_generators import to_camel, to_snake
 
-from trimtab.api.base import Spec
+from trimtab.api.base import Pattern, Spec
 from trimtab.api.model import Name
 
 PREFIX = "TRIMTAB_"
 RUNBOOKS = "docs/runbooks.md"
+LEASE = Pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "a Lease such as trimtab/trimtab")
 
 
 class LogLevel(StrEnum):
@@ -53,6 +54,11 @@ class Settings(Spec):
         description="A file with the bearer token that Alertmanager must send to /alerts; it is read anew for every "
         "request, so a rotated Secret needs no restart. Left out: /alerts answers 401 to everyone.",
     )
+    lease: Annotated[str, Field(max_length=317), LEASE] | None = Field(
+        None,
+        description="The Lease that one replica holds while it acts, the others standing by, as namespace/name. Left "
+        "out: there is no election, and only one replica may run.",
+    )
     workers: int = Field(
         8, ge=1, le=64, description="How many objects are reconciled at the same time, each waiting for the API server."
     )
@@ -64,6 +70,12 @@ class Settings(Spec):
     )
     log_level: LogLevel = Field(LogLevel.INFO, description="The least severe messages that are logged.")
     log_format: LogFormat = Field(LogFormat.TEXT, description="Lines for people, or one JSON object a line.")
+
+    @property
+    def lease_name(self) -> tuple[str, str] | None:
+        """Namespace and name."""
+        namespace, _, name = (self.lease or "").partition("/")
+        return (namespace, name) if name else None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:

@@ -57,7 +57,8 @@ class TestRendered:
         [container] = pod_of(render(*given))["spec"]["containers"]
         environment = {variable["name"]: variable["value"] for variable in container["env"]}
         read = Settings.from_environment(environment)
-        assert read == Settings(alerts_token_file="/etc/trimtab/alerts/token", **expected)
+        lease = f"{NAMESPACE}/trimtab"
+        assert read == Settings(alerts_token_file="/etc/trimtab/alerts/token", lease=lease, **expected)
         assert [port["containerPort"] for port in container["ports"]] == [read.http_port]
 
     @pytest.mark.parametrize(
@@ -67,6 +68,7 @@ class TestRendered:
             ("settings.logLevel=Loud", "at '/settings/logLevel': value must be one of"),
             ("settings.watchNamespaces={ML}", "at '/settings/watchNamespaces/0'"),
             ("imagge.tag=1", "additional properties 'imagge' not allowed"),
+            ("replicaCount=2,leaderElection=false", "replicaCount: more than 1 needs leaderElection"),
         ],
     )
     def test_wrong_values_are_refused(self, setting: str, complaint: str) -> None:
@@ -100,12 +102,30 @@ class TestRendered:
         assert not words & {"*", "secrets"}
 
     def test_named_namespaces_get_roles(self) -> None:
-        objects = render("settings.watchNamespaces={ml,vision}")
+        objects = render("settings.watchNamespaces={ml,vision}", "leaderElection=false")
         bindings = [item for item in objects if item["kind"] == "RoleBinding"]
         roles = [item["metadata"]["namespace"] for item in objects if item["kind"] == "Role"]
         assert [item["metadata"]["namespace"] for item in bindings] == roles == ["ml", "vision"]
         assert {item["subjects"][0]["namespace"] for item in bindings} == {NAMESPACE}
         assert "ClusterRoleBinding" not in {item["kind"] for item in objects}
+
+    def test_replicas_elect_one_by_a_lease_of_their_own(self) -> None:
+        objects = render("replicaCount=2")
+        deployment = the("Deployment", objects)["spec"]
+        assert (deployment["replicas"], deployment["strategy"]["type"]) == (2, "RollingUpdate")
+        role = the("Role", objects, "trimtab-leader")
+        assert role["metadata"]["namespace"] == NAMESPACE
+        assert [(rule.get("resourceNames"), rule["verbs"]) for rule in role["rules"]] == [
+            (["trimtab"], ["get", "patch"]),
+            (None, ["create"]),
+        ]
+
+    def test_without_election_an_upgrade_ends_the_old_one_first(self) -> None:
+        objects = render("leaderElection=false")
+        assert the("Deployment", objects)["spec"]["strategy"]["type"] == "Recreate"
+        assert "Role" not in {item["kind"] for item in objects}
+        environment = {variable["name"] for variable in pod_of(objects)["spec"]["containers"][0]["env"]}
+        assert "TRIMTAB_LEASE" not in environment
 
     def test_token(self) -> None:
         given = the("Secret", render("alerts.token=s3cret"), "trimtab-alerts")["data"]["token"]

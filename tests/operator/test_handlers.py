@@ -7,88 +7,20 @@ import contextlib
 import json
 import os
 import signal
-import socket
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from asyncio.subprocess import Process
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
 import yaml
 
-from builders import job_dict, make_runtime, report_for, scopes
 from kubelet import node
-from trimtab.api.work import Report, Task
+from operators import answer, fetch, free_port, process, published, submit
 from trimtab.cluster import objects
-from trimtab.cluster.client import Client, Object
+from trimtab.cluster.client import Client
 from trimtab.errors import AlreadyExists
 from trimtab.settings import Settings
 
 pytestmark = pytest.mark.e2e
-
-SOURCES = Path(__file__).parents[2] / "operator"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-@contextlib.asynccontextmanager
-async def process(settings: Settings, **variables: str) -> AsyncIterator[Process]:
-    """`trimtab operator` with these settings; killed in the end if it still runs."""
-    environment = os.environ | settings.environment() | {"PYTHONPATH": str(SOURCES)} | variables
-    command = [sys.executable, "-m", "trimtab", "operator"]
-    running = await asyncio.create_subprocess_exec(*command, env=environment, stderr=PIPE)
-    try:
-        yield running
-    finally:
-        if running.returncode is None:
-            running.kill()
-        await running.wait()
-
-
-async def fetch(port: int, path: str) -> str:
-    """What the operator answers, once it does."""
-    async with asyncio.timeout(60), aiohttp.ClientSession() as session:
-        while True:
-            try:
-                async with session.get(f"http://127.0.0.1:{port}{path}") as response:
-                    return await response.text()
-            except aiohttp.ClientConnectionError:
-                await asyncio.sleep(0.1)
-
-
-def answer() -> Any:
-    settings: dict[int, Any] = {}
-
-    def report(task: Task) -> Report:
-        settings[task.trial or 0] = task.settings
-        return report_for(task, scopes, settings)
-
-    return report
-
-
-async def submit(client: Client, namespace: str) -> None:
-    runtime = {"metadata": {"name": "default", "namespace": namespace}, "spec": make_runtime().spec.wire()}
-    header = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "OptimizationRuntime"}
-    await objects.create(client, objects.OPTIMIZATION_RUNTIMES, header | runtime)
-    manifest = job_dict()
-    manifest["metadata"] = {"name": "m", "namespace": namespace}
-    await objects.create(client, objects.OPTIMIZATION_JOBS, manifest)
-
-
-async def published(client: Client, namespace: str) -> Object:
-    async with asyncio.timeout(120):
-        while True:
-            job = await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, "m")
-            if job.get("status", {}).get("state") == "Published":
-                return job
-            await asyncio.sleep(0.2)
 
 
 def test_from_an_applied_manifest_to_a_winner_with_a_kill_and_a_polite_end(namespace: str) -> None:

@@ -127,8 +127,8 @@ class PodDisruptionBudget(Spec):
 USER = 65532
 """The `nonroot` of distroless images; the Dockerfile uses the same."""
 
-# The chart decides these two itself: the Service's port, and where the token is mounted.
-_SET_BY_CHART = ("http_port", "alerts_token_file")
+# The chart decides these itself: the Service's port, where the token is mounted, and the Lease of the release.
+_SET_BY_CHART = ("http_port", "alerts_token_file", "lease")
 _SETTINGS: dict[str, Any] = {
     name: (field.annotation, field) for name, field in Settings.model_fields.items() if name not in _SET_BY_CHART
 }
@@ -149,6 +149,14 @@ class Values(Spec):
 
     image: Image = Field(Image(), description="The operator's image.")
     image_pull_secrets: list[Name] = Field([], description="Secrets for the registry that has the image.")
+    replica_count: int = Field(
+        1, ge=1, le=16, description="Replicas of the operator: one acts, the others stand by for it."
+    )
+    leader_election: bool = Field(
+        True,
+        description="The replica that acts holds a Lease. Without, there can be one replica only, and an upgrade ends "
+        "the old one before it starts the new.",
+    )
     settings: OperatorSettings = Field(OperatorSettings(), description="The operator itself.")
     crds: Crds = Field(Crds(), description="The CustomResourceDefinitions.")
     service_account: ServiceAccount = Field(ServiceAccount(), description="Who the operator is to the API server.")

@@ -57,6 +57,9 @@ Query = Sequence[tuple[str, str]]
 Observer = Callable[[str, str, int], None]
 """Told of every answer: verb, resource, and status code, 0 for none."""
 
+Fence = Callable[[], float]
+"""Asked right before every write: the seconds it may take. It does not return where there must be none."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -72,6 +75,10 @@ class Call:
         return f"{self.verb} {self.path}"
 
     @property
+    def writes(self) -> bool:
+        return self.verb not in ("GET", "WATCH")
+
+    @property
     def resource(self) -> str:
         """What it is about, for metrics: `/apis/batch/v1/namespaces/a/jobs/b/status` is `jobs/status`."""
         parts = self.path.strip("/").split("/")
@@ -84,7 +91,12 @@ class Call:
 class Client:
     """A connection to one cluster. Close it, or use it as a context manager."""
 
-    def __init__(self, configuration: Configuration, observe: Observer = lambda verb, resource, code: None) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        observe: Observer = lambda verb, resource, code: None,
+        fence: Fence = lambda: REQUEST_SECONDS,
+    ) -> None:
         configuration.connection_pool_maxsize = 0  # no limit of connections, or watches would use it up
         # A proxy is the kubeconfig's to name. Looking for one in the environment costs a thread's turn per call.
         configuration.client_session_kwargs = {"trust_env": False}
@@ -92,9 +104,12 @@ class Client:
         self._api = ApiClient(configuration)
         self._api.user_agent = f"trimtab/{__version__}"
         self._observe = observe
+        self._fence = fence
 
     @classmethod
-    async def connect(cls, observe: Observer = lambda verb, resource, code: None) -> Client:
+    async def connect(
+        cls, observe: Observer = lambda verb, resource, code: None, fence: Fence = lambda: REQUEST_SECONDS
+    ) -> Client:
         """The cluster of $KUBECONFIG, else the one this pod runs in, else that of ~/.kube/config.
 
         Nothing is called yet. Raises Permanent where there is no usable configuration.
@@ -108,7 +123,7 @@ class Client:
                 await load_kube_config(config_file=named, client_configuration=configuration)
         except ConfigException as error:
             raise Permanent(f"no way to a cluster, {named or 'KUBECONFIG is not set'}: {error}") from None
-        return cls(configuration, observe)
+        return cls(configuration, observe, fence)
 
     async def __aenter__(self) -> Client:
         return self
@@ -176,9 +191,8 @@ class Client:
             response.close()
 
     async def _once(self, call: Call) -> Object:
-        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
         async with self._free:
-            response = await self._send(call, timeout)
+            response = await self._send(call)
             try:
                 content = await response.read()
             except _BROKEN as error:
@@ -192,12 +206,15 @@ class Client:
         answer: Object = json.loads(content)
         return answer
 
-    async def _send(self, call: Call, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+    async def _send(self, call: Call, timeout: aiohttp.ClientTimeout | None = None) -> aiohttp.ClientResponse:
         """The answer up to its headers, with the token of the moment. Raises Unavailable if there is none."""
         headers = {**self._api.default_headers, **call.headers}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], call.path, call.verb, call.body)
         url = f"{self._api.configuration.host}{call.path}" + (f"?{urlencode(call.query)}" if call.query else "")
         method = "GET" if call.verb == "WATCH" else call.verb
+        if timeout is None:
+            seconds = min(REQUEST_SECONDS, self._fence()) if call.writes else REQUEST_SECONDS
+            timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
         try:
             answer = await self._api.call_api(method, url, headers, call.body, _request_timeout=timeout)
         except _BROKEN as error:
