@@ -1,8 +1,11 @@
 """Our side of the bench: the zero-configuration run, as a person types it, and what its folder says afterwards.
 
-Where a run's time went is read from the times of its files: a piece of work begins when its task is written and ends
-when its message is; before its end it was inside techniques and measurements for as long as its report says. What the
-union of those spans leaves of the wall time is our own overhead: start-up, imports, reading, hashing, deciding.
+Where a run's time went is read from the times of its files: a piece of work ends when its message is written, and
+before that it was inside techniques and measurements for as long as its report says. For Inspect and a trial that is
+every step (the imports of its technique included, and of a skipped trial what it took to find that there is nothing to
+do) and every measurement on an engine: loading, answering the evaluation split, timing, peak memory. For the playoff
+and Publish, which do nothing but time and judge, it is all but their start. What the union of those spans leaves of the
+wall time is our own overhead: start-up, imports, looking at the model, reading, hashing, deciding, the report.
 """
 
 from __future__ import annotations

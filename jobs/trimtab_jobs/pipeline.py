@@ -27,6 +27,7 @@ from trimtab.api.techniques import Step
 from trimtab.api.work import StepReport
 from trimtab_jobs.data import Splits
 from trimtab_jobs.engines import RUNNABLE, Session
+from trimtab_jobs.errors import NotApplicable
 from trimtab_jobs.model import Model
 from trimtab_jobs.store import Cached, Store, cache_key, digest_file
 from trimtab_jobs.techniques import TECHNIQUES, Bench
@@ -67,16 +68,28 @@ class Context:
         return cache_key(parent, action, settings, data, self.original, self.seed, machine)
 
 
+class Skipped(NotApplicable):
+    """A pipeline that did not come to its end. `steps` are those taken, the last the one that had nothing to do."""
+
+    def __init__(self, message: str, steps: list[StepReport]) -> None:
+        super().__init__(message)
+        self.steps = steps
+
+
 def run_steps(parent: str, steps: Sequence[Step], context: Context) -> tuple[str, list[StepReport]]:
     """Take the steps from the parent artifact on. Returns the digest of the last model, in a format that engines open.
 
-    Raises NotApplicable where a technique has nothing to do, or no conversion to its format exists.
+    Raises Skipped where a technique has nothing to do, or no conversion to its format exists.
     """
-    reports = []
+    reports: list[StepReport] = []
     for step in steps:
         started = time.monotonic()
-        parent = convert(parent, TECHNIQUES[step.technique].accepts, context)
-        taken, cached = _take(parent, step, context)
+        try:
+            parent = convert(parent, TECHNIQUES[step.technique].accepts, context)
+            taken, cached = _take(parent, step, context)
+        except NotApplicable as reason:
+            refused = StepReport(technique=step.technique, seconds=time.monotonic() - started)
+            raise Skipped(str(reason), [*reports, refused]) from reason
         seconds = time.monotonic() - started
         log.info("%s: %s%s, %.1f s", step.technique, taken.note, " (from the cache)" if cached else "", seconds)
         reports.append(StepReport(technique=step.technique, cached=cached, seconds=seconds, **asdict(taken)))

@@ -36,7 +36,7 @@ from trimtab_jobs.files import FULL, SharedFolder
 from trimtab_jobs.hardware import hardware, peak_memory
 from trimtab_jobs.metrics import CLASSIFIES, check
 from trimtab_jobs.onnx_model import operators
-from trimtab_jobs.pipeline import run_steps
+from trimtab_jobs.pipeline import Skipped, run_steps
 from trimtab_jobs.remote import Bucket
 from trimtab_jobs.reporting import report_files
 from trimtab_jobs.signature import inputs
@@ -119,7 +119,10 @@ def inspect(desk: Desk) -> Report:
 
 
 def trial(desk: Desk) -> Report:
-    artifact, steps = run_steps(desk.source, desk.task.steps, desk.context)
+    try:
+        artifact, steps = run_steps(desk.source, desk.task.steps, desk.context)
+    except Skipped as skipped:
+        return Report(stage=Stage.TRIAL, skipped=str(skipped), steps=skipped.steps)
     return Report(stage=Stage.TRIAL, artifact=artifact, steps=steps, measurements=desk.measure(artifact))
 
 

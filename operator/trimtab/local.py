@@ -7,15 +7,8 @@ and interrupted work is started again under its own name.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
-import selectors
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import inf
@@ -45,16 +38,16 @@ from trimtab.api.work import (
 )
 from trimtab.conditions import is_finished
 from trimtab.decisions import Decision, Event, Observed, ObservedWork, Work, WorkState
-from trimtab.memory import kill_tree, resident
+from trimtab.memory import resident
 from trimtab.page import REPORT_FILES, files
+from trimtab.processes import Process, Processes, until_one_ends
 from trimtab.reconcile import reconcile
 from trimtab.report import build
 from trimtab.runs import CannotRun, check_writable, hold, identified, path_of, store, writable, write
 
 TICK = 0.2
 """Seconds between two looks at the clock, and at the memory of trials, while nothing happens."""
-PATIENCE = 5.0
-"""Seconds that a process has to end by itself when it is told to."""
+PROGRAM = "trimtab_jobs"
 
 
 class Follower(Protocol):
@@ -79,14 +72,14 @@ def run_local(
     _check_claims(job, volumes)
     if job.spec.publish and is_local(uri := job.spec.publish.uri):
         check_writable(f"spec.publish.uri: {uri}", path_of(uri, volumes).resolve())
-    with hold(folder, job.metadata.name):
-        return run_held(job, folder, volumes, follower)
+    with hold(folder, job.metadata.name), Processes() as processes:
+        return run_held(job, folder, volumes, follower, processes)
 
 
 def run_held(
-    job: OptimizationJob, folder: Path, volumes: Mapping[str, Path], follower: Follower
+    job: OptimizationJob, folder: Path, volumes: Mapping[str, Path], follower: Follower, processes: Processes
 ) -> OptimizationJobStatus:
-    """The same in a folder that the caller holds.
+    """The same in a folder that the caller holds, with what starts processes.
 
     However it ends, no process is left, and the next run finds what has finished.
     """
@@ -94,14 +87,14 @@ def run_held(
     with writable(folder):
         for name in REPORT_FILES:
             (folder / name).unlink(missing_ok=True)  # it may be of another job
-        machine = Machine(identified(job, folder, volumes), folder, dict(volumes))
+        machine = Machine(identified(job, folder, volumes), folder, dict(volumes), processes)
         try:
             while not is_finished(machine.job.status.conditions):
                 decision = reconcile(machine.job, machine.observe(), datetime.now(UTC))
                 machine.carry_out(decision, follower)
                 machine.wait(decision.requeue_after, follower)
         finally:
-            machine.stop(list(machine.processes))
+            machine.stop(list(machine.started))
         if machine.job.status.inspection:
             machine.explain()
     return machine.job.status
@@ -129,7 +122,9 @@ class Machine:
     job: OptimizationJob
     folder: Path
     volumes: dict[str, Path]
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: Processes
+    started: dict[str, Process] = field(default_factory=dict)
+    """By the name of the work."""
     ended: set[str] = field(default_factory=set)
     """The processes that had ended before the last look: whatever ends after it is news."""
 
@@ -143,7 +138,7 @@ class Machine:
 
         What an earlier run left interrupted or failed is as good as never started.
         """
-        self.ended = {name for name, process in self.processes.items() if process.poll() is not None}
+        self.ended = {name for name, process in self.started.items() if process.poll() is not None}
         folders = sorted((self.folder / "work").glob(f"{self.job.metadata.name}-{self.job.metadata.uid[:8]}-*"))
         seen = (self._observe(path) for path in folders)
         return Observed(self.runtime, tuple(work for work in seen if work))
@@ -153,10 +148,10 @@ class Machine:
             return None
         task = Task.model_validate_json((path / "task.json").read_text())
         work = Work(path.name, task, int(path.name.rsplit("-", 1)[1]))
-        process = self.processes.get(work.name)
+        process = self.started.get(work.name)
         if process and process.poll() is None:
             return ObservedWork(work, WorkState.ACTIVE)
-        report = _read_report(path / "message")
+        report = self._within(path / "message")
         if process and report and report.error and report.error.reason == OUT_OF_SPACE:
             raise CannotRun(report.error.message)  # trying again cannot help before somebody has freed some
         if report and not report.error:
@@ -168,7 +163,7 @@ class Machine:
         """Start, stop, write the status once if it changed, then tell."""
         for work in decision.create:
             self._start(work)
-        self.stop([name for name in decision.delete if name in self.processes])
+        self.stop([name for name in decision.delete if name in self.started])
         if decision.status != self.job.status:
             self.job = self.job.model_copy(update={"status": decision.status})
             store(self.folder, self.job)
@@ -188,15 +183,8 @@ class Machine:
             VOLUMES_VARIABLE: json.dumps(volumes),
             MESSAGE_VARIABLE: str(path / "message"),
         }
-        with (path / "log").open("wb") as log, _deaf():
-            self.processes[work.name] = subprocess.Popen(
-                [sys.executable, "-m", "trimtab_jobs"],
-                env=os.environ | given,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 (no threads are running here)
-            )
+        with (path / "log").open("wb") as log:
+            self.started[work.name] = self.processes.start([PROGRAM], log, given=given)
 
     def wait(self, seconds: float | None, follower: Follower) -> None:
         """Until a process ends or the time is over; meanwhile trials are held to the budget of memory."""
@@ -208,7 +196,7 @@ class Machine:
 
     def _hold(self, budget: str) -> None:
         """End the trials that hold more memory than the budget, and leave the message they can no longer leave."""
-        for name, process in self.processes.items():
+        for name, process in self.started.items():
             if process.poll() is not None:
                 continue  # its number may be that of a stranger by now
             held, path = resident(process.pid), self.folder / "work" / name
@@ -216,23 +204,26 @@ class Machine:
                 continue
             task = Task.model_validate_json((path / "task.json").read_text())
             if task.stage == Stage.TRIAL:
-                kill_tree(process.pid)
-                process.wait()
-                said = f"spec.budget.memory: the trial held {show_quantity(held)}, more than {budget}"
-                error = WorkError(kind=ErrorKind.PERMANENT, reason=Reason.WORK_FAILED, message=said)
-                write(path / "message", Report(stage=task.stage, trial=task.trial, error=error).compact())
+                process.kill()
+                write(path / "message", _over(budget, held, Report(stage=task.stage, trial=task.trial)).compact())
+
+    def _within(self, message: Path) -> Report | None:
+        """The report in a message. That of a trial which went over the budget between two looks is made to say so."""
+        report, budget = _read_report(message), self.job.spec.budget.memory
+        if not report or not budget or report.stage != Stage.TRIAL or report.error:
+            return report
+        if report.peak_memory <= parse_quantity(budget):
+            return report
+        over = _over(budget, report.peak_memory, report)
+        write(message, over.compact())
+        return over
 
     def _wait(self, seconds: float) -> bool:
         """Whether a process has ended since the last look, or does before the time is over, or none is left."""
-        alive = {name: process for name, process in self.processes.items() if process.poll() is None}
-        if not alive or self.processes.keys() - alive.keys() - self.ended:
+        alive = {name: process for name, process in self.started.items() if process.poll() is None}
+        if not alive or self.started.keys() - alive.keys() - self.ended:
             return True
-        with selectors.DefaultSelector() as selector, ExitStack() as opened:
-            for process in alive.values():
-                descriptor = os.pidfd_open(process.pid)
-                opened.callback(os.close, descriptor)
-                selector.register(descriptor, selectors.EVENT_READ)
-            return bool(selector.select(seconds))
+        return until_one_ends(alive.values(), seconds)
 
     def explain(self) -> None:
         """Write the report of the job, which has ended."""
@@ -252,32 +243,15 @@ class Machine:
         return next(found, folder / MODEL_FILES[ModelFormat.ONNX])
 
     def stop(self, names: list[str]) -> None:
-        """End processes and what they started; one that does not listen, deep in native code, is killed."""
-        ending = [process for name in names if (process := self.processes.pop(name)).poll() is None]
-        for process in ending:
-            process.terminate()
-        for process in ending:
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                kill_tree(process.pid)
-                process.wait()
+        """End work, wherever it is."""
+        self.processes.stop([self.started.pop(name) for name in names])
 
 
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Ctrl-C is heard only once a new process is known, or nobody would end it. It inherits that: we end it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _die_with_parent() -> None:
-    """Linux ends the process with its parent: a killed run leaves nothing that competes with the next."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+def _over(budget: str, held: int, report: Report) -> Report:
+    """What becomes of a trial's report."""
+    said = f"spec.budget.memory: the trial held {show_quantity(held)}, more than {budget}"
+    error = WorkError(kind=ErrorKind.PERMANENT, reason=Reason.WORK_FAILED, message=said)
+    return Report(stage=report.stage, trial=report.trial, error=error)
 
 
 def _read_report(path: Path) -> Report | None:
@@ -287,6 +261,6 @@ def _read_report(path: Path) -> Report | None:
         return None
 
 
-def _ending(process: subprocess.Popen[bytes], log: Path) -> str:
+def _ending(process: Process, log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
     return f"exit code {process.returncode}: {lines[-1] if lines else 'nothing was printed'}"

@@ -10,10 +10,9 @@ written for some data keeps its splits, whatever the model is looked at with lat
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from pydantic import ValidationError
 
@@ -23,6 +22,7 @@ from trimtab.api.look import Look
 from trimtab.api.model import Metric, is_address
 from trimtab.api.work import INVALID_INPUT_EXIT
 from trimtab.documents import Refused
+from trimtab.processes import Processes
 from trimtab.runs import companions, stamp, write
 
 MODULE = "trimtab_jobs.look"
@@ -37,13 +37,13 @@ class Kept(Record):
     look: Look
 
 
-def look_again(model: str, data: Path, folder: Path, metric: Metric | None) -> Look:
+def look_again(model: str, data: Path, folder: Path, metric: Metric | None, processes: Processes) -> Look:
     """The same as `look`, from the file look.json in `folder` if nothing has changed since it was written.
 
     A model on another machine is looked at again: only that machine knows whether it has changed.
     """
     if is_address(model):
-        return look(model, data, folder, metric)
+        return look(model, data, folder, metric, processes)
     files, memory = _stamps(*companions(Path(model))) | _data_stamps(data), folder / "look.json"
     try:
         kept = Kept.model_validate_json(memory.read_bytes())
@@ -51,7 +51,7 @@ def look_again(model: str, data: Path, folder: Path, metric: Metric | None) -> L
         kept = None
     if kept and (kept.files, kept.metric, kept.version) == (files, metric, __version__) and _still_there(kept.look):
         return kept.look
-    seen = look(model, data, folder, metric)
+    seen = look(model, data, folder, metric, processes)
     write(memory, Kept(files=files, metric=metric, look=seen).model_dump_json(by_alias=True, indent=1))
     return seen
 
@@ -74,16 +74,25 @@ def _stamps(*paths: Path) -> dict[str, list[int]]:
     return {str(path.resolve()): stamp(path) for path in paths}
 
 
-def look(model: str, data: Path, folder: Path, metric: Metric | None = None) -> Look:
+def look(model: str, data: Path, folder: Path, metric: Metric | None, processes: Processes) -> Look:
     """What `trimtab_jobs.look` sees; what it fetches and deals is kept in `folder`, a run's. Raises Refused."""
-    command = [sys.executable, "-m", MODULE, model, str(data), str(dealt(data, folder))]
-    command += ["--metric", metric] if metric else []
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return Look.model_validate_json(done.stdout)
-    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    if done.returncode == INVALID_INPUT_EXIT:
+    words = [MODULE, model, str(data), str(dealt(data, folder))]
+    words += ["--metric", metric] if metric else []
+    code, said, errors = _finished(words, processes)
+    if code == 0:
+        return Look.model_validate_json(said)
+    last = (errors.strip().splitlines() or [f"exit code {code}"])[-1]
+    if code == INVALID_INPUT_EXIT:
         raise Refused([last])
     if "ModuleNotFoundError" in last:
         raise Refused([f"{last}: models are run by libraries that are not installed: pip install 'trimtab[jobs]'"])
     raise Refused([f"{model}: looking at it ended with {last}: `python -m {MODULE}` with the same arguments says more"])
+
+
+def _finished(words: list[str], processes: Processes) -> tuple[int | None, str, str]:
+    """A process's exit code, output and errors."""
+    with TemporaryFile() as out, TemporaryFile() as errors:
+        code = processes.start(words, out, errors).wait()
+        out.seek(0)
+        errors.seek(0)
+        return code, out.read().decode(errors="replace"), errors.read().decode(errors="replace")

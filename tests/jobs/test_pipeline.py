@@ -18,7 +18,7 @@ from trimtab_jobs.desk import Desk
 from trimtab_jobs.engines import EngineOptions, engine
 from trimtab_jobs.errors import NotApplicable
 from trimtab_jobs.model import Model
-from trimtab_jobs.pipeline import Context, run_steps
+from trimtab_jobs.pipeline import Context, Skipped, run_steps
 from trimtab_jobs.store import Store
 
 from .chain import STEPS, write_chain
@@ -118,6 +118,14 @@ def test_a_skipped_trial_says_why(lab: Lab, succeed: Succeed) -> None:
     report = succeed(lab.task("Trial", trial=2, steps=[STEPS[0]]))
     assert "PyTorch" in report.skipped
     assert (report.trial, report.artifact, report.error) == (2, "", None)
+
+
+def test_a_skipped_trial_tells_what_it_took_to_find_out(context: Context) -> None:
+    with pytest.raises(Skipped) as skipped:
+        run_steps(context.original, [*quantize(), Step.model_validate(STEPS[0])], context)
+    first, last = skipped.value.steps
+    assert (first.technique, last.technique, last.artifact) == ("quantize", "prune", "")
+    assert last.seconds > 0
 
 
 def test_a_chain_over_two_formats(lab: Lab, succeed: Succeed) -> None:

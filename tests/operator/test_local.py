@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 import yaml
@@ -23,6 +25,7 @@ from trimtab.api.work import Report, Stage
 from trimtab.documents import read_job
 from trimtab.local import Machine
 from trimtab.plan import inspect, work_name
+from trimtab.processes import Processes
 from trimtab.runs import identified
 
 
@@ -129,7 +132,7 @@ def test_killed_at_seeded_moments_it_ends_like_an_undisturbed_run(
     for _ in range(20):
         process = start(digits, tmp_path)
         try:
-            process.wait(moments.uniform(0.2, 3))
+            process.wait(moments.uniform(0.2, 1.5))
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
@@ -196,11 +199,13 @@ def test_another_time_of_a_model_or_its_tensors_makes_another_run(digits: Path, 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     """One process that has ended, `trial`, and one that goes on, `other`."""
-    machine = Machine(make_job(), tmp_path, {})
-    machine.processes = {"trial": subprocess.Popen(["true"]), "other": subprocess.Popen(["sleep", "60"])}
-    machine.processes["trial"].wait()
-    yield machine
-    machine.stop(["other"])
+    with Processes() as processes, TemporaryFile() as log:
+        machine = Machine(make_job(), tmp_path, {}, processes)
+        machine.started["trial"] = processes.start(["this"], log)
+        machine.started["other"] = processes.start(["timeit", "-n1", "import time; time.sleep(60)"], log)
+        machine.started["trial"].wait()
+        yield machine
+        machine.stop(["other"])
 
 
 def test_what_ended_before_the_wait_is_news_until_it_was_looked_at(machine: Machine) -> None:
@@ -215,8 +220,20 @@ def test_a_budget_of_memory_leaves_alone_who_has_the_number_of_a_trial_that_ende
         path = machine.folder / "work" / name
         path.mkdir(parents=True)
         (path / "task.json").write_text(task.model_copy(update={"stage": stage}).model_dump_json(by_alias=True))
-    stranger = machine.processes["other"]
-    machine.processes["trial"].pid = stranger.pid
+    stranger = machine.started["other"]
+    machine.started["trial"].pid = stranger.pid
     machine._hold("1Ki")
     assert stranger.poll() is None
     assert not (machine.folder / "work" / "trial" / "message").exists()
+
+
+def test_a_trial_that_holds_more_than_the_budget_is_killed(machine: Machine) -> None:
+    task = inspect(machine.job, machine.runtime, 0).task.model_copy(update={"stage": Stage.TRIAL, "trial": 1})
+    path = machine.folder / "work" / "other"
+    path.mkdir(parents=True)
+    (path / "task.json").write_text(task.model_dump_json(by_alias=True))
+    machine._hold("1Ki")
+    assert machine.started["other"].returncode == -signal.SIGKILL
+    report = Report.model_validate_json((path / "message").read_text())
+    assert report.error
+    assert re.fullmatch(r"spec.budget.memory: the trial held \S+, more than 1Ki", report.error.message)

@@ -9,6 +9,7 @@ from trimtab.api.answer import Answer
 from trimtab.compose import Asked, job_name, job_text, run_command
 from trimtab.documents import Refused
 from trimtab.looking import look
+from trimtab.processes import Processes
 from trimtab.runs import hold, writable, write
 from trimtab.voice import Said, speak
 
@@ -21,8 +22,8 @@ def _init(given: argparse.Namespace) -> Said:
     if given.job.exists() and not given.force:
         raise Refused([f"--job {given.job}: it is there already; name another file, or add --force to replace it"])
     folder = given.out or Path(".trimtab") / job_name(given.model)
-    with hold(folder, job_name(given.model)):
-        seen = look(given.model, given.data, folder)
+    with hold(folder, job_name(given.model)), Processes() as processes:
+        seen = look(given.model, given.data, folder, None, processes)
     text = job_text(given.model, seen, Asked(given.max_drop, given.timeout), folder / "published")
     with writable(given.job):
         write(given.job, text)

@@ -19,6 +19,7 @@ from trimtab.compose import Asked, job_name, job_text, run_command, summary
 from trimtab.documents import Refused, read_job
 from trimtab.local import run_held
 from trimtab.looking import dealt, look_again
+from trimtab.processes import Processes
 from trimtab.runs import check_writable, hold, writable, write
 from trimtab.voice import Said, ended, following, progress_stream, speak
 
@@ -38,8 +39,8 @@ def _optimize(given: argparse.Namespace) -> Said:
     folder = given.out or Path(".trimtab") / name
     if given.publish:
         check_writable(f"--publish {given.publish}", given.publish.resolve())
-    with hold(folder, name), writable(folder):
-        seen = look_again(given.model, given.data, folder, metric)
+    with hold(folder, name), writable(folder), Processes() as processes:
+        seen = look_again(given.model, given.data, folder, metric, processes)
         text = job_text(given.model, seen, asked, given.publish or folder / "published")
         if given.dry_run:
             hint = f"# Written to a file: {run_command(Path('job.yaml'), folder)}\n"
@@ -49,7 +50,7 @@ def _optimize(given: argparse.Namespace) -> Said:
         job = read_job(folder / "job.yaml")
         print("\n".join(summary(given.model, seen)), file=progress_stream(given), flush=True)
         with following(given, job.spec) as follower:
-            status = run_held(job, folder, {}, follower)
+            status = run_held(job, folder, {}, follower, processes)
     return ended(given, status, folder)
 
 
