@@ -32,8 +32,9 @@ from trimtab.api.names import (
     label_value,
 )
 from trimtab.api.quantities import parse_duration
-from trimtab.api.runtime import OptimizationRuntime
-from trimtab.api.work import INVALID_INPUT_EXIT, MESSAGE_VARIABLE, TASK_VARIABLE, VOLUMES_VARIABLE, Task
+from trimtab.api.runtime import Exclusive, OptimizationRuntime, OptimizationRuntimeSpec, Playoff
+from trimtab.api.scheduling import Affinity
+from trimtab.api.work import INVALID_INPUT_EXIT, MESSAGE_VARIABLE, TASK_VARIABLE, VOLUMES_VARIABLE, Stage, Task
 from trimtab.decisions import Work
 
 VOLUMES_PATH = "/trimtab/volumes"
@@ -70,7 +71,13 @@ def job_manifest(work: Work, runtime: OptimizationRuntime, owner: OptimizationJo
                     {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [INVALID_INPUT_EXIT]}},
                 ]
             },
-            "template": {"metadata": {"labels": labels}, "spec": _pod_spec(work.task, runtime)},
+            "template": {
+                "metadata": {
+                    "labels": runtime.spec.pod_labels | labels,
+                    "annotations": runtime.spec.pod_annotations,
+                },
+                "spec": _pod_spec(work.task, runtime),
+            },
         },
     }
 
@@ -178,7 +185,7 @@ def _pod_spec(task: Task, runtime: OptimizationRuntime) -> Manifest:
     spec = runtime.spec
     claims = sorted({*claimed(task), *(mount.claim for mount in spec.claims)})
     volumes = {claim: f"claim-{number}" for number, claim in enumerate(claims)}
-    pod = {
+    return {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -191,14 +198,46 @@ def _pod_spec(task: Task, runtime: OptimizationRuntime) -> Manifest:
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "nodeSelector": spec.node_selector,
+        **_placement(task.stage, spec),
         "containers": [_container(task, runtime, volumes)],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
             *({"name": name, "persistentVolumeClaim": {"claimName": claim}} for claim, name in volumes.items()),
         ],
     }
-    return pod if spec.runtime_class_name is None else pod | {"runtimeClassName": spec.runtime_class_name}
+
+
+def _placement(stage: Stage, spec: OptimizationRuntimeSpec) -> Manifest:
+    """Where a stage's pod may run. What is left out stays out, for the cluster has defaults of its own."""
+    instead = spec.playoff if stage == Stage.PLAYOFF else Playoff()
+    selector = spec.node_selector if instead.node_selector is None else instead.node_selector
+    tolerations = spec.tolerations if instead.tolerations is None else instead.tolerations
+    affinity = (instead.affinity or spec.affinity or Affinity()).wire()
+    asked = {
+        "nodeSelector": selector,
+        "tolerations": [toleration.wire() for toleration in tolerations],
+        "affinity": _alone(affinity, spec.playoff.exclusive) if stage == Stage.PLAYOFF else affinity,
+        "priorityClassName": spec.priority_class_name,
+        "schedulerName": spec.scheduler_name,
+        "runtimeClassName": spec.runtime_class_name,
+        "imagePullSecrets": [secret.wire() for secret in spec.image_pull_secrets],
+        "resourceClaims": [claim.wire() for claim in spec.resource_claims],
+    }
+    return {name: value for name, value in asked.items() if value}
+
+
+def _alone(affinity: Manifest, exclusive: Exclusive) -> Manifest:
+    """With a term that keeps a pod away from all others of ours; the scheduler also keeps later ones away from it."""
+    term = {
+        "labelSelector": {"matchLabels": {MANAGED_LABEL: "true"}},
+        "namespaceSelector": {},
+        "topologyKey": "kubernetes.io/hostname",
+    }
+    required = exclusive == Exclusive.REQUIRED
+    kind = f"{'required' if required else 'preferred'}DuringSchedulingIgnoredDuringExecution"
+    apart = affinity.get("podAntiAffinity", {})
+    mine = term if required else {"weight": 100, "podAffinityTerm": term}
+    return affinity | {"podAntiAffinity": apart | {kind: [*apart.get(kind, []), mine]}}
 
 
 def _container(task: Task, runtime: OptimizationRuntime, volumes: Mapping[str, str]) -> Manifest:
@@ -210,7 +249,7 @@ def _container(task: Task, runtime: OptimizationRuntime, volumes: Mapping[str, s
         "command": ["python", "-m", "trimtab_jobs"],
         "env": _environment(task, runtime),
         "envFrom": [source.wire() for source in spec.env_from],
-        "resources": spec.resources.wire(),
+        "resources": _resources(task.stage, spec),
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *_mounts(task, runtime, volumes)],  # noqa: S108
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -223,8 +262,14 @@ def _container(task: Task, runtime: OptimizationRuntime, volumes: Mapping[str, s
     }
 
 
+def _resources(stage: Stage, spec: OptimizationRuntimeSpec) -> Manifest:
+    instead = spec.playoff.resources if stage == Stage.PLAYOFF else None
+    claims = [{"name": claim.name} for claim in spec.resource_claims]
+    return (instead or spec.resources).wire() | ({"claims": claims} if claims else {})
+
+
 def _environment(task: Task, runtime: OptimizationRuntime) -> list[Manifest]:
-    """The runtime's variables, as Kubernetes reads them, and ours, which win over a repeated name."""
+    """The runtime's variables and ours, which win over a repeated name."""
     mounts = {claim: f"{VOLUMES_PATH}/{claim}" for claim in sorted(claimed(task))}
     ours = {
         TASK_VARIABLE: task.model_dump_json(by_alias=True, exclude_none=True),
@@ -233,8 +278,7 @@ def _environment(task: Task, runtime: OptimizationRuntime) -> list[Manifest]:
     }
     # The root filesystem is read-only and the user has no entry in passwd: libraries cache under HOME.
     theirs = {"HOME": "/tmp", **{v.name: v.value for v in runtime.spec.env}}  # noqa: S108
-    variables = theirs | {name: _literal(value) for name, value in ours.items()}
-    return [{"name": name, "value": value} for name, value in variables.items()]
+    return [{"name": name, "value": _literal(value)} for name, value in (theirs | ours).items()]
 
 
 def _literal(value: str) -> str:

@@ -68,16 +68,47 @@ metadata: {name: cpu-small, namespace: default}
 spec:
   image: localhost/trimtab-jobs:dev
   imagePullPolicy: Never
+  imagePullSecrets: [{name: registry}]
   store: {uri: pvc://store}
   env: [{name: OMP_NUM_THREADS, value: "1"}]
   envFrom: [{secretRef: {name: s3}}]
   claims: [{claim: models, mountPath: /models, readOnly: true}]
   resources: {requests: {cpu: 500m}, limits: {cpu: "1", memory: 1Gi}}
+  resourceClaims: [{name: gpu, resourceClaimTemplateName: one-gpu}]
   nodeSelector: {kubernetes.io/arch: amd64}
+  tolerations: [{key: nvidia.com/gpu, operator: Equal, value: present, effect: NoExecute, tolerationSeconds: 60}]
+  affinity:
+    nodeAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+        nodeSelectorTerms:
+        - matchExpressions: [{key: topology.kubernetes.io/zone, operator: In, values: [a, b]}]
+      preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 10
+        preference: {matchExpressions: [{key: cores, operator: Gt, values: ["15"]}]}
+    podAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+      - {labelSelector: {matchLabels: {app: cache}}, topologyKey: topology.kubernetes.io/zone}
+    podAntiAffinity:
+      preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 50
+        podAffinityTerm: {labelSelector: {matchLabels: {app: web}}, topologyKey: kubernetes.io/hostname}
+  playoff:
+    exclusive: Required
+    nodeSelector: {pool: serving}
+    tolerations: [{operator: Exists}]
+    affinity: {nodeAffinity: {}}
+    resources: {limits: {cpu: "4"}}
+  priorityClassName: batch
+  schedulerName: volcano
   runtimeClassName: nvidia
+  podLabels: {cost-center: ml}
+  podAnnotations: {cluster-autoscaler.kubernetes.io/safe-to-evict: "false"}
   activeDeadline: 1h
 """)
 GOOD = {manifest["kind"]: manifest for manifest in (JOB, MONITOR, RUNTIME)}
+
+
+NODES = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms.0.matchExpressions"
 
 
 @dataclass(frozen=True)
@@ -184,6 +215,23 @@ CASES = (
     Case(RUNTIME, {"spec.resources.limits.memory": "1 GB"}, "'1 GB' is not an amount such as 500m or 2Gi"),
     Case(RUNTIME, {"spec.env.0.name": "OMP-THREADS"}, "'OMP-THREADS' is not a variable's name such as OMP_NUM"),
     Case(RUNTIME, {"spec.claims.0.mountPath": "models"}, "'models' is not an absolute path such as /data"),
+    Case(RUNTIME, {"spec.nodeSelector": {"arch": "x86 64"}}, "'x86 64' is not a label's value such as amd64"),
+    Case(RUNTIME, {"spec.tolerations.0.key": "a b"}, "'a b' is not a label's name such as kubernetes.io/arch"),
+    Case(RUNTIME, {"spec.resourceClaims.0.name": "GPU"}, "'GPU' is not a word of lower-case letters, digits and dash"),
+    Case(RUNTIME, {"spec.resourceClaims": [{"name": "a", "resourceClaimTemplateName": "b"}] * 2}, "has a name twice"),
+    Case(RUNTIME, {"spec.tolerations.0.operator": "Exists"}, "Exists takes no value, and Equal needs a key"),
+    Case(RUNTIME, {"spec.tolerations.0.key": REMOVED}, "Exists takes no value, and Equal needs a key"),
+    Case(RUNTIME, {"spec.tolerations.0.effect": "NoSchedule"}, "tolerationSeconds is for the effect NoExecute"),
+    Case(RUNTIME, {f"{NODES}.0.values": []}, "In and NotIn need values, Gt and Lt one whole number"),
+    Case(RUNTIME, {f"{NODES}.0.operator": "Gt"}, "In and NotIn need values, Gt and Lt one whole number"),
+    Case(RUNTIME, {f"{NODES}.0.operator": "Exists"}, "In and NotIn need values, Gt and Lt one whole number"),
+    Case(RUNTIME, {"spec.podLabels": {"trimtab.dev/managed": "false"}}, "podLabels: names that begin with trimtab.dev"),
+    Case(RUNTIME, {"spec.podLabels": {"kueue.x-k8s.io/queue-name": "q"}}, "podLabels: names that begin with trimtab"),
+    Case(
+        RUNTIME,
+        {"spec.podAnnotations": {"container.apparmor.security.beta.kubernetes.io/work": "unconfined"}},
+        "podAnnotations: names that begin with trimtab.dev",
+    ),
     Case(
         RUNTIME,
         {"spec.nodeSelector": {"k" * 254: "v"}},

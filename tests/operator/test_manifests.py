@@ -190,6 +190,37 @@ def test_what_the_runtime_says_about_pods() -> None:
     assert "runtimeClassName" not in pod(made())
 
 
+def test_nothing_is_expanded_in_a_variable() -> None:
+    """$(NAME) of a variable from a Secret would show it in a pod's environment, logs and reports."""
+    manifest = made(runtime={"env": [{"name": "GREETING", "value": "$(AWS_SECRET_ACCESS_KEY) $$"}]})
+    assert environment(manifest)["GREETING"] == "$$(AWS_SECRET_ACCESS_KEY) $$$$"
+
+
+def test_a_pod_s_labels_and_annotations_are_the_runtime_s_but_for_ours() -> None:
+    given = {"cost-center": "ml", "app.kubernetes.io/name": "mine"}
+    manifest = made(runtime={"podLabels": given, "podAnnotations": {"a": "b"}})
+    template = manifest["spec"]["template"]["metadata"]
+    assert (template["labels"]["cost-center"], template["labels"]["app.kubernetes.io/name"]) == ("ml", "trimtab")
+    assert template["annotations"] == {"a": "b"}
+    assert "cost-center" not in manifest["metadata"]["labels"]
+
+
+def test_what_the_playoff_has_instead() -> None:
+    runtime: dict[str, Any] = {
+        "nodeSelector": {"pool": "train"},
+        "tolerations": [{"operator": "Exists"}],
+        "resources": {"limits": {"cpu": "1"}},
+        "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one"}],
+    }
+    instead = {"nodeSelector": {}, "tolerations": [], "resources": {"limits": {"cpu": "4"}}}
+    same, other = (pod(made(Stage.PLAYOFF, runtime | more)) for more in ({}, {"playoff": instead}))
+    assert (same["nodeSelector"], same["tolerations"]) == ({"pool": "train"}, [{"operator": "Exists"}])
+    assert ("nodeSelector" in other, "tolerations" in other) == (False, False)
+    (timed,) = other["containers"]
+    assert timed["resources"] == {"limits": {"cpu": "4"}, "requests": {}, "claims": [{"name": "gpu"}]}
+    assert pod(made(Stage.TRIAL, runtime | {"playoff": instead}))["nodeSelector"] == {"pool": "train"}
+
+
 def test_labels_find_a_job_and_its_pods_by_every_side_they_are_looked_for() -> None:
     manifest = made(Stage.TRIAL)
     labels = manifest["metadata"]["labels"]

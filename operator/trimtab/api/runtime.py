@@ -6,15 +6,17 @@ admin's. It is the only place that may point at infrastructure.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from trimtab.api.base import Pattern, Spec
+from trimtab.api.base import Pattern, Rule, Spec
 from trimtab.api.job import ObjectMeta
 from trimtab.api.model import FolderUri, Name
 from trimtab.api.quantities import Duration
+from trimtab.api.scheduling import Affinity, Labels, ResourceClaim, Toleration
 
 ResourceName = Annotated[str, Field(max_length=253)]
 AMOUNT = Pattern(r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", "an amount such as 500m or 2Gi")
@@ -60,7 +62,12 @@ class Resources(Spec):
     """What every pod gets, as in corev1.ResourceRequirements."""
 
     requests: dict[ResourceName, ResourceAmount] = Field({}, max_length=16, description="What is set aside for a pod.")
-    limits: dict[ResourceName, ResourceAmount] = Field({}, max_length=16, description="What a pod may use at most.")
+    limits: dict[ResourceName, ResourceAmount] = Field(
+        {},
+        max_length=16,
+        description="What a pod may use at most. GPUs are given here: `nvidia.com/gpu`, or a part of one such as "
+        "`nvidia.com/mig-1g.10gb`.",
+    )
 
 
 class PullPolicy(StrEnum):
@@ -71,20 +78,89 @@ class PullPolicy(StrEnum):
     NEVER = "Never"
 
 
+class PullSecret(Spec):
+    """Names a Secret for a registry."""
+
+    name: Name = Field(description="The Secret, in the namespace of the job.")
+
+
+class Exclusive(StrEnum):
+    """Whether a node may run other pods of Trimtab, of any job and namespace, beside the playoff's."""
+
+    PREFERRED = "Preferred"
+    REQUIRED = "Required"
+
+
+class Playoff(Spec):
+    """The one pod that times the finalists: what it has in place of what every pod has."""
+
+    exclusive: Exclusive = Field(
+        Exclusive.PREFERRED,
+        description="Preferred: a node without other pods of Trimtab, if there is one. Required: it waits for such a "
+        "node, and none joins it; for nodes of its own, since where trials always run it waits until its deadline.",
+    )
+    node_selector: Labels | None = Field(
+        None, max_length=16, description="The labels of the nodes that are like those that will serve."
+    )
+    tolerations: list[Toleration] | None = Field(None, max_length=16, description="The taints that it bears.")
+    affinity: Affinity | None = Field(None, description="Further rules for where it may run.")
+    resources: Resources | None = Field(None, description="What it gets.")
+
+
+RESERVED_LABELS = ("trimtab.dev/", "batch.kubernetes.io/", "kueue.x-k8s.io/", "job-name", "controller-uid")
+RESERVED_ANNOTATIONS = ("trimtab.dev/", "batch.kubernetes.io/", "container.apparmor.security.beta.kubernetes.io/")
+"""The last would take a pod's AppArmor profile away."""
+
+
+def _unreserved_cel(field: str, reserved: tuple[str, ...]) -> str:
+    prefixes = ", ".join(f"'{prefix}'" for prefix in reserved)
+    return f"self.{field}.all(name, ![{prefixes}].exists(p, name.startsWith(p)))"
+
+
+def _unreserved(names: Mapping[str, str], reserved: tuple[str, ...]) -> bool:
+    return not any(name.startswith(reserved) for name in names)
+
+
 class OptimizationRuntimeSpec(Spec):
     """What every pod of a job has in common."""
 
+    rules: ClassVar = (
+        Rule(
+            _unreserved_cel("podLabels", RESERVED_LABELS),
+            f"podLabels: names that begin with {', '.join(RESERVED_LABELS)} are taken",
+            lambda s: _unreserved(s.pod_labels, RESERVED_LABELS),
+        ),
+        Rule(
+            _unreserved_cel("podAnnotations", RESERVED_ANNOTATIONS),
+            f"podAnnotations: names that begin with {', '.join(RESERVED_ANNOTATIONS)} are taken",
+            lambda s: _unreserved(s.pod_annotations, RESERVED_ANNOTATIONS),
+        ),
+        Rule(
+            "self.resourceClaims.all(c, self.resourceClaims.exists_one(x, x.name == c.name))",
+            "resourceClaims has a name twice: call each differently",
+            lambda s: len({claim.name for claim in s.resource_claims}) == len(s.resource_claims),
+        ),
+    )
     image: Annotated[str, Field(min_length=1, max_length=512)] = Field(description="The image of every stage's pod.")
     image_pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
+    image_pull_secrets: list[PullSecret] = Field([], max_length=8, description="For the registry that has the image.")
     store: Store
     env: list[EnvVar] = Field([], max_length=32, description="Environment variables.")
     env_from: list[EnvFrom] = Field([], max_length=8, description="Secrets: what `s3://` and other addresses ask for.")
     claims: list[ClaimMount] = Field([], max_length=16, description="Claims to mount.")
     resources: Resources = Resources()
-    node_selector: dict[ResourceName, Annotated[str, Field(max_length=63)]] = Field(
-        {}, max_length=16, description="The labels of the nodes that pods may run on."
-    )
+    resource_claims: list[ResourceClaim] = Field([], max_length=8, description="Devices that a driver hands out.")
+    node_selector: Labels = Field({}, max_length=16, description="The labels of the nodes that pods may run on.")
+    tolerations: list[Toleration] = Field([], max_length=16, description="The taints that pods bear.")
+    affinity: Affinity | None = Field(None, description="Further rules for where pods may run.")
+    playoff: Playoff = Field(Playoff(), description="What the pod that times the finalists has instead.")
+    priority_class_name: Name | None = Field(None, description="The PriorityClass of pods.")
+    scheduler_name: Name | None = Field(None, description="Left out: the cluster's own scheduler.")
     runtime_class_name: Name | None = Field(None, description="The RuntimeClass, such as nvidia.")
+    pod_labels: Labels = Field({}, max_length=16, description="Labels of pods, such as what their cost is booked on.")
+    pod_annotations: dict[ResourceName, Annotated[str, Field(max_length=1024)]] = Field(
+        {}, max_length=16, description="Annotations of pods, such as what an autoscaler or a mesh reads."
+    )
     active_deadline: Duration = Field("1h", description="One pod's time, after which Kubernetes ends it.")
 
 
