@@ -100,7 +100,8 @@ def _remove_fixed(before: Record, sockets: list[Path]) -> None:
     """Remove what is ours from the paths that are fixed in others' code, and those folders that are new and empty."""
     links = (link for link in Path("/var/log/containers").glob("*.log") if link.is_symlink())
     logs = [link for link in links if link.readlink().is_relative_to(paths.state())]
-    results = Path("/var/lib/cni").glob(f"*/{paths.identity()}-*")
+    # A pod that is ended in the middle of its start leaves these; that of its loopback is not named by our network.
+    results = (file for file in Path("/var/lib/cni/results").glob("*") if str(paths.state()) in file.read_text())
     plugins = Path("/var/lib/kubelet/device-plugins").glob("kubelet*") if "/var/lib/kubelet" in before.absent else ()
     for file in (*sockets, *logs, *results, *plugins):
         file.unlink(missing_ok=True)
