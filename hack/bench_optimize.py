@@ -25,14 +25,16 @@ from typing import Any
 from bench import ours
 from bench.report import CONTROL, FP32, OURS, Found, Row, page
 from bench.spawn import Limits, Ran, spawn
+from trimtab.api.status import BFLOAT16
 
 PEERS = ("ort-static", "ort-static-tuned", "ort-dynamic", "ort-dynamic-tuned", "nncf", "nncf-tuned",
          "nncf-accuracy-aware", "olive")  # fmt: skip
 MODELS = ("magika", "minilm", "minilm/topics", "digits", "tabular", "ppocr-cls", "basic-pitch", "ppocr-rec", "ddddocr",
           "silero-clip", "silero-frame", "ppocr-det", "ddddocr-det")  # fmt: skip
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 SPLITS = ("calibration", "evaluation", "holdout")
 MAX_DROP = 0.01
-FP32_OPENVINO = "fp32-openvino"
+FP32_OPENVINO, BF16_OPENVINO = "fp32-openvino", "bf16-openvino"
 
 
 def main() -> None:
@@ -95,14 +97,18 @@ def bench(name: str, folder: Path, scratch: Path, peers: list[str], limits: Limi
     ran = {OURS: run.ran}
     tell(name, f"{OURS}: {run.ran.failure or 'done'} in {run.ran.seconds:.0f} s")
     contestants = [] if run.ran.failure else [run.winner]
-    contestants.append({"name": FP32_OPENVINO, "folder": str(folder / "model"), "format": "ONNX", "engine": "OpenVINO"})
+    opened = {"folder": str(folder / "model"), "format": "ONNX", "engine": "OpenVINO"}
+    contestants.append({"name": FP32_OPENVINO, **opened})
+    if not BFLOAT16.isdisjoint(cpu().get("flags", "").split()):
+        contestants.append({"name": BF16_OPENVINO, **opened, "details": {"precision": "BFloat16"}})
     for peer in peers:
         ran[peer] = optimize(peer, folder, out / peer, limits)
         tell(name, f"{peer}: {ran[peer].failure or 'done'} in {ran[peer].seconds:.0f} s")
         if not ran[peer].failure:
             contestants.append(json.loads((out / peer / "made.json").read_text()))
     judged = compare(folder, out, contestants, limits)
-    rows = [row(one, ran, judged["judged"]) for one in (FP32, CONTROL, OURS, FP32_OPENVINO, *peers)]
+    names = [FP32, CONTROL, OURS, *(one["name"] for one in contestants if one["name"].endswith("-openvino")), *peers]
+    rows = [row(one, ran, judged["judged"]) for one in names]
     choice = "" if run.ran.failure else run.choice
     return Found(name, judged["metric"], MAX_DROP, rows, choice, run.overhead, run.again.seconds)
 
@@ -112,7 +118,7 @@ def optimize(peer: str, folder: Path, out: Path, limits: Limits) -> Ran:
     return spawn([*words, "--max-drop", str(MAX_DROP), "--threads", str(limits.cores)], out.with_suffix(".log"), limits)
 
 
-def compare(folder: Path, out: Path, contestants: list[dict[str, str]], limits: Limits) -> dict[str, Any]:
+def compare(folder: Path, out: Path, contestants: list[dict[str, Any]], limits: Limits) -> dict[str, Any]:
     asked, answered = out / "contestants.json", out / "judged.json"
     asked.write_text(json.dumps({"max_drop": MAX_DROP, "threads": limits.cores, "contestants": contestants}))
     words: list[str | Path] = [sys.executable, "-m", "bench.compare", folder, asked, answered]
@@ -132,17 +138,20 @@ def row(name: str, ran: dict[str, Ran], judged: list[dict[str, Any]]) -> Row:
 
 def about(given: argparse.Namespace) -> str:
     """When, where and how."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    known = dict(line.split(":", 1) for line in info.replace("\t", "").splitlines() if ":" in line)
-    flags = [
-        flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8") if flag in known.get("flags", "")
-    ]
+    known = cpu()
+    flags = [flag for flag in FLAGS if flag in known.get("flags", "").split()]
     return (
         f"{date.today()}, {known.get('model name', platform.machine()).strip()} ({', '.join(flags)}), Python "
         f"{platform.python_version()}; {given.threads} core for everybody, at most {given.seconds:.0f} s and 8 GiB for "
         f"each tool on each model, load {os.getloadavg()[0]:.1f} at the end. Times are ratios to FP32 in ONNX Runtime, "
         "with 95% intervals, of one interleaved race. A drop of at most 1 point is allowed."
     )
+
+
+def cpu() -> dict[str, str]:
+    """What Linux knows of the last CPU."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return dict(line.split(":", 1) for line in info.replace("\t", "").splitlines() if ":" in line)
 
 
 def write(found: list[Found], out: Path, told: str) -> None:

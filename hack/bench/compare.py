@@ -55,7 +55,7 @@ class Bench:
         return _range(found)
 
 
-def compare(problem: Problem, contestants: list[dict[str, str]]) -> list[Row]:
+def compare(problem: Problem, contestants: list[dict[str, Any]]) -> list[Row]:
     """Everybody's quality, and the time of everybody who answers. The last is the control."""
     bench = Bench(problem)
     sessions: dict[str, Session] = {FP32: problem.original}
@@ -63,7 +63,7 @@ def compare(problem: Problem, contestants: list[dict[str, str]]) -> list[Row]:
     for one in contestants:
         name = one["name"]
         try:
-            model = Model(Path(one["folder"]), ModelFormat(one["format"]))
+            model = Model(Path(one["folder"]), ModelFormat(one["format"]), one.get("details", {}))
             session = problem.load(model, EngineName(one["engine"]))
             judged[name] = bench.judge(name, session)
             sessions[name] = session

@@ -36,12 +36,13 @@ class Run:
         return found
 
     @property
-    def winner(self) -> dict[str, str]:
+    def winner(self) -> dict[str, Any]:
         """The contestant of this run."""
         won = self.report["winner"]
         folder = self.folder / "store/artifacts" / won["artifact"].removeprefix("sha256:")
         model = json.loads((folder / "model.json").read_text())
-        return {"name": "trimtab", "folder": str(folder), "format": model["format"], "engine": won["engine"]}
+        made = {"format": model["format"], "details": model["details"]}
+        return {"name": "trimtab", "folder": str(folder), "engine": won["engine"], **made}
 
     @property
     def choice(self) -> str:

@@ -28,7 +28,7 @@ import onnx
 import onnx.version_converter
 from onnxruntime import quantization
 
-from bench.problem import Problem
+from bench.problem import Problem, as_it_comes
 from bench.wheels import olive_python
 from trimtab.api.model import EngineName, ModelFormat
 from trimtab_jobs.data import Array, Split
@@ -218,7 +218,7 @@ def best(problem: Problem, out: Path, name: EngineName, attempts: Iterable[Attem
     for number, attempt in enumerate(attempts):
         try:
             model = attempt(fresh(out, f"attempt-{number}").folder)
-            session = problem.load(model, name)
+            session = problem.load(as_it_comes(model, name), name)
             drop = problem.judge.drop(session)
             passed = drop <= problem.max_drop
             found.append((not passed, seconds(problem, session) if passed else drop, number, model))
@@ -299,8 +299,9 @@ def main() -> None:
     problem = Problem(given.folder, given.max_drop, given.threads)
     peer = PEERS[given.peer]
     given.out.mkdir(parents=True)
-    made = peer.make(problem, given.out)
-    told = {"name": given.peer, "folder": str(made.folder), "format": made.format, "engine": peer.engine}
+    made = as_it_comes(peer.make(problem, given.out), peer.engine)
+    told = {"name": given.peer, "folder": str(made.folder), "engine": peer.engine}
+    told |= {"format": made.format, "details": made.details}
     (given.out / "made.json").write_text(json.dumps(told))
 
 

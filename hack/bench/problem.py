@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import EngineName, Metric, ModelFormat
+from trimtab.api.status import BFLOAT16
+from trimtab.api.techniques import FloatPrecision
 from trimtab_jobs.data import Splits
 from trimtab_jobs.engines import EngineOptions, Session, engine
 from trimtab_jobs.evaluate import Judge
+from trimtab_jobs.hardware import hardware
 from trimtab_jobs.metrics import choose
-from trimtab_jobs.model import Model
+from trimtab_jobs.model import PRECISION, Model
 
 SPLITS = ("calibration", "evaluation", "holdout")
+
+
+def as_it_comes(model: Model, name: EngineName) -> Model:
+    """The model as an engine computes it when told nothing: OpenVINO takes bfloat16 where the CPU has it."""
+    if name != EngineName.OPENVINO or BFLOAT16.isdisjoint(hardware().flags):
+        return model
+    return replace(model, details=model.details | {PRECISION: FloatPrecision.BFLOAT16})
 
 
 @dataclass(frozen=True)
