@@ -9,7 +9,7 @@ import pytest
 from builders import make_job
 from trimtab.api.job import Algorithm, OptimizationJob
 from trimtab.api.status import Hardware, Inspection, OptimizationJobStatus
-from trimtab.api.techniques import FloatPrecision, IntegerType, Step
+from trimtab.api.techniques import FloatPrecision, IntegerType, OperatorScope, Step
 from trimtab.recipe import explore, pipeline
 from trimtab.space import canonical, fix, locate
 
@@ -17,6 +17,7 @@ MODELS = {
     "cnn": {"Conv": 53, "Relu": 49, "Add": 16, "Gemm": 1},
     "crnn": {"Conv": 12, "Relu": 8, "LSTM": 2, "Gemm": 1, "Softmax": 1},
     "transformer": {"MatMul": 72, "Add": 100, "Softmax": 6, "Gemm": 1},
+    "sparse": {"Conv": 1, "Gemm": 1, "MatMul": 1, "Mul": 24, "Add": 11, "Reshape": 8, "Expand": 7},
     "perceptron": {"Gemm": 2, "Relu": 1},
     "detector": {"Conv": 64, "Sigmoid": 57, "Mul": 58, "Softmax": 1, "Concat": 18},
     "trees": {"ai.onnx.ml:TreeEnsembleClassifier": 1},
@@ -80,17 +81,34 @@ def test_there_are_as_many_alternatives_as_a_few_minutes_allow(name: str) -> Non
     assert not any("Dynamic Compute" in one or "Dynamic All" in one for one in found), "ConvInteger is slow"
 
 
+@pytest.mark.parametrize(("name", "some"), [("cnn", True), ("sparse", False)])
+def test_everything_is_quantized_only_where_much_of_it_computes(name: str, some: bool) -> None:
+    steps = [step for steps in tried(inspected(MODELS[name], target={"engines": ["OpenVINO"]})) for step in steps]
+    scopes = [
+        scope for step in steps for config in (step.quantize, step.nncf) if config for scope in config.operator_scope
+    ]
+    assert (OperatorScope.ALL in scopes) == some
+    assert OperatorScope.COMPUTE in scopes
+
+
 @pytest.mark.parametrize(("engines", "some"), [(["ONNXRuntime"], False), (["ONNXRuntime", "OpenVINO"], True)])
 def test_nncf_is_for_openvino(engines: list[str], some: bool) -> None:
     for name in ("cnn", "crnn", "transformer", "perceptron"):
         assert ("nncf" in techniques(inspected(MODELS[name], target={"engines": engines}))) == some
 
 
-@pytest.mark.parametrize(("flags", "some"), [(["avx2"], False), (["avx512_bf16"], True)])
-def test_bfloat16_is_for_cpus_that_have_it(flags: list[str], some: bool) -> None:
-    job = inspected(MODELS["cnn"], flags, target={"engines": ["OpenVINO"]})
-    casts = [step.cast_float.precision[0] for steps in tried(job) for step in steps if step.cast_float]
-    assert (FloatPrecision.BFLOAT16 in casts) == some
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "trees"])
+@pytest.mark.parametrize(("flags", "some"), [(["avx2"], False), (["avx512_bf16"], True), (["amx_bf16"], True)])
+def test_bfloat16_comes_first_on_cpus_that_have_it_and_goes_with_nncf(flags: list[str], some: bool, name: str) -> None:
+    found = tried(inspected(MODELS[name], flags, target={"engines": ["OpenVINO"]}))
+    assert (_casts(found[0]) == [FloatPrecision.BFLOAT16]) == some
+    quantized = [steps for steps in found if any(step.nncf for step in steps)]
+    assert quantized
+    assert all((_casts(steps) == [FloatPrecision.BFLOAT16]) == some for steps in quantized)
+
+
+def _casts(steps: list[Step]) -> list[FloatPrecision]:
+    return [step.cast_float.precision[0] for step in steps if step.cast_float]
 
 
 @pytest.mark.parametrize("name", MODELS)

