@@ -22,12 +22,17 @@ from trimtab import __version__
 INTERRUPTED, UNHEARD = 130, 141
 """What a shell reports of a process that SIGINT or SIGPIPE ended."""
 SHELLS = ("bash", "zsh")
-Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    given = parser().parse_args(arguments)
+    return run(parser(), arguments)
+
+
+def run(parser: argparse.ArgumentParser, arguments: list[str] | None) -> int:
+    """Read the arguments and run the command they name."""
+    given = parser.parse_args(arguments)
     try:
         command: Callable[[argparse.Namespace], int] = import_module(f"trimtab.commands.{given.command}").main
         code = command(given)
@@ -42,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Everything that can be typed; shell completion is made from it too."""
-    top = _Parser(prog="trimtab", description="Keeps trained models small, fast and accurate.")
+    top = Parser(prog="trimtab", description="Keeps trained models small, fast and accurate.")
     top.add_argument("--version", action="version", version=f"trimtab {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for add in (_optimize, _init, _run, _explain, _validate, _completion, _operator):
@@ -50,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Bad arguments get one line, as bad input does; argparse would print the whole usage first."""
 
     def error(self, message: str) -> NoReturn:

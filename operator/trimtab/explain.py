@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from math import prod
 
 from trimtab.api.job import OptimizationJob
+from trimtab.api.names import ConditionType
 from trimtab.api.report import JobReport
+from trimtab.conditions import find, is_finished
 from trimtab.recipe import explore
 from trimtab.report import build
 from trimtab.space import space
@@ -17,7 +19,8 @@ def explain(job: OptimizationJob) -> str:
     """What was asked, what came of it and why, and every candidate."""
     report = build(job)
     begun = bool(job.status.trials)
-    facts = [*_asked(report), *_techniques(job, report), *(_findings(report) if begun else _plan(job, report))]
+    found = _findings(report) if begun else _plan(job, report)
+    facts = [*_asked(report), *_techniques(job, report), *found, *_under_way(job)]
     width = max(len(name) for name, _ in facts)
     lines = [f"{job.metadata.name}: {report.headline if begun else 'not run yet.'}"]
     lines += [f"  {name.ljust(width)}  {text}" for name, text in facts if text]
@@ -47,6 +50,13 @@ def _findings(report: JobReport) -> Iterator[tuple[str, str]]:
         yield "machine", f"{hardware.cpu}, {hardware.threads} threads, {' '.join(hardware.flags)}"
     if report.winner and report.winner.published:
         yield "published", report.winner.published.uri
+
+
+def _under_way(job: OptimizationJob) -> Iterator[tuple[str, str]]:
+    """What a job in a cluster is doing, or waits for."""
+    complete = find(job.status.conditions, ConditionType.COMPLETE)
+    if complete and not is_finished(job.status.conditions):
+        yield "now", f"{complete.reason}: {complete.message}" if complete.message else complete.reason
 
 
 def _plan(job: OptimizationJob, report: JobReport) -> Iterator[tuple[str, str]]:

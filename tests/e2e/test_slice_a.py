@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,11 @@ import yaml
 from e2e.conftest import fill
 from e2e.replay import decisions, proposals, recorded, replay, run_locally
 from e2e.support import EXAMPLES, Namespace, get, kubectl
+from lab import paths, tools
+from trimtab.api.job import OptimizationJob
+from trimtab.api.report import JobReport
 from trimtab.api.status import OptimizationJobStatus
+from trimtab.report import build
 
 pytestmark = pytest.mark.e2e
 NAMESPACE = "e2e-slice-a"
@@ -45,6 +52,30 @@ def test_it_completes_with_a_published_winner(done: Any, home: Namespace) -> Non
     assert found.claim
     current = json.loads((home.folder / "magika-published" / "current.json").read_text())
     assert current["digest"] == found.published.digest == found.best.artifact
+
+
+def test_its_pods_logs_are_told_by_trial(done: Any, home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tools.path('kubectl').parent}:{os.environ['PATH']}")
+    command = [sys.executable, "-c", "import sys; from trimtab.plugin import main; sys.exit(main())", "logs", "magika"]
+    flags = ["--namespace", home.name, "--kubeconfig", paths.kubeconfig()]
+    told = subprocess.run([*command, *flags], capture_output=True, text=True, check=True).stdout
+    headings = [line for line in told.splitlines() if line.startswith("==> ")]
+    assert headings[0] == "==> Inspect: Succeeded"
+    assert headings[-2:] == ["==> Playoff: Succeeded", "==> Publish: Succeeded"]
+    one = subprocess.run([*command, "--trial", "2", *flags], capture_output=True, text=True, check=True).stdout
+    assert [line for line in one.splitlines() if line.startswith("==> ")] == ["==> Trial 2: Succeeded"]
+    assert "done in" in one
+
+
+def test_the_report_is_beside_the_model(done: Any, home: Namespace) -> None:
+    found = status(done)
+    assert found.published
+    folder = home.folder / "magika-published" / found.published.uri.rpartition("/")[2]
+    report = JobReport.model_validate_json((folder / "report.json").read_bytes())
+    assert report.claim == found.claim
+    assert [work.trial for work in report.work] == [1, 2]
+    assert report.headline == build(OptimizationJob.model_validate(done)).headline
+    assert report.headline in (folder / "report.html").read_text()
 
 
 def test_quantizing_every_operator_is_refused_by_its_accuracy(done: Any) -> None:
