@@ -12,7 +12,8 @@ The order of the calls makes being killed between any two of them harmless:
    repeated one cannot happen, since the next turn finds nothing changed.
 4. *Delete* what is no longer needed. Only now, because a deleted Job takes its result with it, and only as it was
    when that was decided: one that has finished since is looked at again. Were the operator killed here, the next
-   turn would see the same status and the same Jobs, and decide the same deletes.
+   turn would see the same status and the same Jobs, and decide the same deletes. All Jobs of a job that has ended are
+   deleted by one call, when they have been kept for as long as their runtime says.
 
 Having changed something, an object gets another turn at once: the flow goes on until there is nothing to do, and does
 not depend on an event that may or may not come. An object that is being deleted is left alone; owner references take
@@ -31,7 +32,7 @@ from pydantic import BaseModel, ValidationError
 from trimtab.api.base import Record
 from trimtab.api.job import ObjectMeta, OptimizationJob
 from trimtab.api.monitor import ModelMonitor, ModelMonitorStatus
-from trimtab.api.names import ConditionType, MonitorConditionType, Reason
+from trimtab.api.names import JOB_UID_LABEL, ConditionType, MonitorConditionType, Reason
 from trimtab.api.problems import problems
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.status import Condition, OptimizationJobStatus
@@ -40,7 +41,7 @@ from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
 from trimtab.cluster.pods import Pods, record_of
 from trimtab.conditions import is_finished, with_condition
-from trimtab.decisions import Event, Observed, ObservedWork, Work, WorkState
+from trimtab.decisions import Decision, Event, Observed, ObservedWork, Work, WorkState
 from trimtab.errors import ClusterError, Conflict, Forbidden, NotFound, Refused
 from trimtab.manifests import job_manifest, metadata_of, optimization_job_manifest, rule_manifest
 from trimtab.monitoring import reconcile_monitor
@@ -121,11 +122,25 @@ class Controller:
             as_seen = {"uid": record.uid, "resourceVersion": str(record.version)}
             await objects.delete(self._client, objects.JOBS, record.namespace, record.name, **as_seen)
             self._world.works.remove(record)
+        await self._retire(key, job, decision)
         if why := self._forbidden.get(key):
             raise Forbidden(why)  # once the status is written; the queue tries again, ever more rarely
         if decision.create or written or deleted:
             self._queue.add(key)
         return _soonest(decision.requeue_after, self.pods.next_look(self._world.works.of(job.metadata.uid), now))
+
+    async def _retire(self, key: Key, job: OptimizationJob, decision: Decision) -> None:
+        """Take away an ended job's Jobs, or the job itself, when they have been kept for long enough."""
+        namespace, uid = job.metadata.namespace, job.metadata.uid
+        records = self._world.works.of(uid)
+        if decision.expire:
+            as_seen = {"uid": uid, "resourceVersion": job.metadata.resource_version}
+            await objects.delete(self._client, objects.OPTIMIZATION_JOBS, namespace, job.metadata.name, **as_seen)
+            self._world.shelves[key.kind].objects.pop(key.name, None)
+        elif decision.sweep and records:
+            await objects.delete_all(self._client, objects.JOBS, namespace, f"{JOB_UID_LABEL}={uid}")
+            for record in records:
+                self._world.works.remove(record)
 
     async def _monitor(self, key: Key, item: Object) -> float | None:
         """The same for a monitor. The OptimizationJob it creates is named by its trigger, so it too is created once."""

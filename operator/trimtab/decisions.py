@@ -43,6 +43,8 @@ class ObservedWork:
     """None where the pod left none, or none that can be read."""
     message: str = ""
     """Why it failed, where the report does not say: `OOMKilled`, `DeadlineExceeded`, `exit code 137`."""
+    gpu_seconds: float = 0.0
+    """GPUs times the seconds for which it held them, once it has ended."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do for one OptimizationJob: start `create`, end `delete`, write `status` if it changed, tell `events`."""
+    """What to do for one OptimizationJob: start `create`, end `delete`, write `status` if it changed, tell `events`.
+
+    Of one that has ended, `sweep` takes away everything it ever started, and `expire` the object itself.
+    """
 
     status: OptimizationJobStatus
     create: tuple[Work, ...] = ()
@@ -72,6 +77,8 @@ class Decision:
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
     """Seconds after which to look again though nothing happened: a deadline."""
+    sweep: bool = False
+    expire: bool = False
 
 
 @dataclass(frozen=True)

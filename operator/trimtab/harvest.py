@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import BYTES, EngineName, Metric
 from trimtab.api.quantities import decimal
-from trimtab.api.status import CandidateStatus, Cost, OptimizationJobStatus, Published, TrialState, TrialStatus
-from trimtab.api.work import Measurement, Report, Stage, Timing
+from trimtab.api.status import CandidateStatus, OptimizationJobStatus, Published, TrialState, TrialStatus
+from trimtab.api.work import Measurement, Report, Stage, Task, Timing
+from trimtab.conditions import is_finished
 from trimtab.decisions import Observed, ObservedWork, WorkState
 from trimtab.plan import BASELINE_TRIAL
 
@@ -24,12 +25,34 @@ def fold(status: OptimizationJobStatus, observed: Observed) -> OptimizationJobSt
 
     In the order of the flow: after a lost write a playoff may be seen together with the trials it timed.
     """
+    before = status
     for seen in sorted(observed.works, key=_order):
         status = _adopt(status, seen)
         report = seen.report
         if seen.state == WorkState.SUCCEEDED and report and not report.error:
             status = _FOLDERS[report.stage](status, report, seen.work.task.metrics)
-    return status
+    return settle(before, status, observed)
+
+
+def settle(before: OptimizationJobStatus, after: OptimizationJobStatus, observed: Observed) -> OptimizationJobStatus:
+    """`after`, charged with the GPUs of all work that it has the outcome of and `before` has not, every attempt's."""
+    ended = (s for s in observed.works if _settled(after, s.work.task) and not _settled(before, s.work.task))
+    spent = sum(seen.gpu_seconds for seen in ended)
+    if not spent:
+        return after
+    total = decimal(float(after.cost.gpu_seconds) + spent)
+    return after.model_copy(update={"cost": after.cost.model_copy(update={"gpu_seconds": total})})
+
+
+def _settled(status: OptimizationJobStatus, task: Task) -> bool:
+    """Whether nothing more is expected of this work."""
+    known = {
+        Stage.INSPECT: status.inspection is not None,
+        Stage.TRIAL: any(t.index == task.trial and t.state != TrialState.RUNNING for t in status.trials),
+        Stage.PLAYOFF: status.playoff_done,
+        Stage.PUBLISH: status.claim is not None,
+    }
+    return known[task.stage] or is_finished(status.conditions)
 
 
 def _order(seen: ObservedWork) -> tuple[int, int, int]:
@@ -52,7 +75,7 @@ def _with_trial(status: OptimizationJobStatus, trial: TrialStatus) -> Optimizati
 
 def _charge(status: OptimizationJobStatus, report: Report) -> OptimizationJobStatus:
     spent = float(status.cost.pod_seconds) + report.seconds
-    return status.model_copy(update={"cost": Cost(pod_seconds=decimal(spent))})
+    return status.model_copy(update={"cost": status.cost.model_copy(update={"pod_seconds": decimal(spent)})})
 
 
 def _inspected(status: OptimizationJobStatus, report: Report, settings: Metrics) -> OptimizationJobStatus:

@@ -11,6 +11,7 @@ write follows from the addresses in the Task.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
@@ -42,6 +43,9 @@ MESSAGE_PATH = "/dev/termination-log"
 CONTAINER = "work"
 USER = 65532
 """The `nonroot` of distroless images; the Dockerfile uses the same."""
+
+GPU = re.compile(r"(^|[./])gpu\b|/mig-")
+"""Matches nvidia.com/gpu, amd.com/gpu, gpu.intel.com/i915 and nvidia.com/mig-1g.5gb."""
 
 Manifest = dict[str, Any]
 
@@ -96,6 +100,13 @@ def task_text(job: Mapping[str, Any]) -> str:
         if variable["name"] == TASK_VARIABLE:
             return str(variable.get("value", "")).replace("$$", "$")
     raise ValueError(f"Job {job['metadata']['name']} has no {TASK_VARIABLE} in its container {CONTAINER!r}")
+
+
+def gpus(job: Mapping[str, Any]) -> int:
+    """How many GPUs, or slices of one, each pod of a Job holds, by what vendors' device plugins call them."""
+    containers = job["spec"]["template"]["spec"]["containers"]
+    limits = (limit for c in containers for limit in c.get("resources", {}).get("limits", {}).items())
+    return sum(int(amount) for name, amount in limits if GPU.search(name) and str(amount).isdigit())
 
 
 def optimization_job_manifest(job: OptimizationJob, owner: ModelMonitor) -> Manifest:

@@ -8,6 +8,7 @@ object's name.
 from __future__ import annotations
 
 from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -86,12 +87,20 @@ class _Jobs(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         states: Tally[tuple[str, ...]] = Tally()
         outcomes: Tally[tuple[str, ...]] = Tally()
+        gpus: defaultdict[str, float] = defaultdict(float)
         for job in self._jobs():
             namespace, status = job["metadata"]["namespace"], job.get("status", {})
+            gpus[namespace] += float(status.get("cost", {}).get("gpuSeconds", 0))
             states[namespace, status.get("state") or "Pending"] += 1
             outcomes.update((namespace, outcome) for trial in status.get("trials", []) for outcome in ends(trial))
         yield _family("trimtab_jobs", "OptimizationJobs by the reason of their summary condition.", "state", states)
         yield _family("trimtab_trials", "Trials' candidates by how they ended.", "outcome", outcomes)
+        spent = GaugeMetricFamily(
+            "trimtab_gpu_seconds", "What the OptimizationJobs that exist have spent.", labels=["namespace"]
+        )
+        for name, seconds in sorted(gpus.items()):
+            spent.add_metric([name], seconds)
+        yield spent
 
 
 def ends(trial: Mapping[str, Any]) -> Iterator[str]:

@@ -100,7 +100,18 @@ def _told(job: OptimizationJob, told: dict[ConditionType, Told], now: datetime) 
             message=message,
         )
         conditions = with_condition(conditions, new, now)
-    return job.status.model_copy(update={"conditions": conditions, "observed_generation": job.metadata.generation})
+    update = {"conditions": conditions, "observed_generation": job.metadata.generation, "progress": _progress(job)}
+    return job.status.model_copy(update=update)
+
+
+def _progress(job: OptimizationJob) -> str:
+    """For `kubectl get`; a search may end before its last trial, and then says so."""
+    started = len(job.status.trials) - 1
+    if started < 0:
+        return ""
+    running = sum(trial.state == TrialState.RUNNING for trial in job.status.trials)
+    total = started if job.status.search_stopped else max(started, job.spec.search.max_trials)
+    return f"{started - running}/{total}"
 
 
 def _selected(status: OptimizationJobStatus) -> Told:
@@ -134,7 +145,8 @@ def _under_way(status: OptimizationJobStatus, stuck: str) -> str:
     tried = status.trials[1:]
     done = sum(trial.state != TrialState.RUNNING for trial in tried)
     count = f"{done} of {len(tried)} trials finished" if tried else ""
-    return "; ".join(text for text in (count, stuck) if text)
+    stopped = f"no further one is started: {status.search_stopped}" if status.search_stopped else ""
+    return "; ".join(text for text in (count, stopped, stuck) if text)
 
 
 def summary(status: OptimizationJobStatus) -> str:
@@ -157,6 +169,8 @@ def _events(before: OptimizationJobStatus, after: OptimizationJobStatus) -> Iter
     for trial in after.trials[1:]:
         if trial.state in _TRIAL_EVENTS and known.get(trial.index) != trial.state:
             yield _trial_event(trial)
+    if _searched(after) and not _searched(before):
+        yield Event(EventReason.SEARCH_STOPPED, after.search_stopped)
     if after.best and not before.best:
         yield Event(EventReason.CANDIDATE_SELECTED, after.best.message)
     if after.published and not before.published:
@@ -165,6 +179,11 @@ def _events(before: OptimizationJobStatus, after: OptimizationJobStatus) -> Iter
         now = next((c for c in after.conditions if c.type == kind and c.status == "True"), None)
         if now and not is_true(before.conditions, kind):
             yield Event(reason, now.message, warning=kind == ConditionType.FAILED)
+
+
+def _searched(status: OptimizationJobStatus) -> bool:
+    """Whether the search is over; until its last trial has ended a limit may be raised."""
+    return bool(status.search_stopped) and all(trial.state != TrialState.RUNNING for trial in status.trials)
 
 
 _TRIAL_EVENTS = {

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from math import inf
 from typing import Any
 
 from trimtab import narrate, plan
@@ -24,15 +25,18 @@ from trimtab.api.work import ErrorKind, Finalist, Stage
 from trimtab.candidates import baseline_is_best
 from trimtab.conditions import is_finished, parse_timestamp, timestamp
 from trimtab.decisions import Decision, Observed, ObservedWork, Work, WorkState
-from trimtab.harvest import fold
+from trimtab.harvest import fold, settle
 from trimtab.recipe import explore
 from trimtab.report import so_far
 from trimtab.search import propose
 from trimtab.select import finalists, score, select
 from trimtab.space import Tried
+from trimtab.stopping import why_stopped
 
 ATTEMPTS = 3
 """How often work is started when the pod is lost or leaves no report; invalid input is never tried again."""
+
+SPACE_TRIED = "there is nothing else to try"
 
 
 class Ended(Exception):
@@ -56,7 +60,7 @@ def reconcile(job: OptimizationJob, observed: Observed, now: datetime) -> Decisi
     """Decide. Pure: the same arguments always give the same Decision."""
     active = tuple(seen.work.name for seen in observed.works if seen.state == WorkState.ACTIVE)
     if is_finished(job.status.conditions):
-        return Decision(job.status, delete=active)
+        return _retire(job, observed.runtime, now, active)
     current = _with_status(job, fold(job.status, observed))
     if job.spec.suspend:
         # As in batch/v1, time does not pass for a suspended job.
@@ -65,7 +69,29 @@ def reconcile(job: OptimizationJob, observed: Observed, now: datetime) -> Decisi
     try:
         return _go_on(job, current, observed, now)
     except Ended as ended:
-        return _decide(job, narrate.failed(current, ended.reason, str(ended), now), delete=active)
+        status = narrate.failed(current, ended.reason, str(ended), now)
+        return _decide(job, settle(current.status, status, observed), delete=active)
+
+
+def _retire(
+    job: OptimizationJob, runtime: OptimizationRuntime | None, now: datetime, active: tuple[str, ...]
+) -> Decision:
+    """Of a job that has ended: everything is in its status, so its Jobs, and then itself, may go in their time.
+
+    That is one call for all its Jobs. `ttlSecondsAfterFinished` on each would take a PATCH for every result, and
+    Kubernetes would delete them while the search goes on, with the logs and the record of failed attempts.
+    """
+    sweep = _left(job, runtime.spec.ttl_seconds_after_finished if runtime else None, now)
+    expire = _left(job, job.spec.ttl_seconds_after_finished, now)
+    later = min((seconds for seconds in (sweep, expire) if 0 < seconds < inf), default=None)
+    return Decision(job.status, delete=active, sweep=sweep <= 0, expire=expire <= 0, requeue_after=later)
+
+
+def _left(job: OptimizationJob, ttl: int | None, now: datetime) -> float:
+    """Seconds until a time to live after the job's end is over; infinite if there is none."""
+    if ttl is None or job.status.completion_time is None:
+        return inf
+    return (parse_timestamp(job.status.completion_time) - now).total_seconds() + ttl
 
 
 def _go_on(job: OptimizationJob, current: OptimizationJob, observed: Observed, now: datetime) -> Decision:
@@ -109,14 +135,6 @@ def _time_left(job: OptimizationJob, now: datetime) -> float | None:
     return (deadline - now).total_seconds()
 
 
-def _late(job: OptimizationJob, now: datetime) -> bool:
-    """Whether the search has had its time."""
-    timeout, started = job.spec.search.timeout, job.status.start_time
-    if timeout is None or started is None:
-        return False
-    return now >= parse_timestamp(started) + timedelta(seconds=parse_duration(timeout))
-
-
 def _check_deadline(job: OptimizationJob, now: datetime) -> None:
     left = _time_left(job, now)
     if left is not None and left <= 0:
@@ -126,7 +144,7 @@ def _check_deadline(job: OptimizationJob, now: datetime) -> None:
 def _advance(job: OptimizationJob, observed: Observed, runtime: OptimizationRuntime, now: datetime) -> Progress:
     """Through the stages until one has to wait for work; with no reason to wait the flow has ended."""
     progress = Progress(job.status)
-    for stage in (_inspect, partial(_search, late=_late(job, now)), _playoff, _publish):
+    for stage in (_inspect, partial(_search, now=now), _playoff, _publish):
         progress = stage(_with_status(job, progress.status), observed, runtime)
         if progress.reason:
             _check_deadline(job, now)
@@ -141,8 +159,11 @@ def _inspect(job: OptimizationJob, observed: Observed, runtime: OptimizationRunt
     return Progress(job.status, Reason.INSPECTING, create)
 
 
-def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRuntime, late: bool) -> Progress:
-    """Keep `parallelism` trials running until the budget of trials or the space is used up, or it is late."""
+def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRuntime, now: datetime) -> Progress:
+    """Keep `parallelism` trials running until a limit is reached or the space is used up.
+
+    Until the last one has ended a limit may still be raised; a search that is over stays over.
+    """
     create: list[Work] = []
     trials: list[TrialStatus] = []
     for known in job.status.trials:
@@ -150,15 +171,20 @@ def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRunti
         trials.append(trial)
         create += works
     search = job.spec.search
-    while not late and _running(trials) < search.parallelism and len(trials) <= search.max_trials:
+    stopped = "" if _running(job.status.trials) else job.status.search_stopped
+    job = _with_status(job, settle(job.status, job.status.model_copy(update={"trials": trials}), observed))
+    while not stopped and _running(trials) < search.parallelism:
+        if stopped := why_stopped(job, trials, now):
+            break
         index = _free_index(trials)
         point = propose(explore(job), search.seed, index, _history(job, trials))
         if point is None:
+            stopped = SPACE_TRIED
             break
         started = TrialStatus(index=index, state=TrialState.RUNNING, settings=dict(point))
         trials = sorted([*trials, started], key=lambda trial: trial.index)
         create.append(plan.trial(job, runtime, index, point, 0))
-    status = job.status.model_copy(update={"trials": trials})
+    status = job.status.model_copy(update={"trials": trials, "search_stopped": stopped})
     return Progress(status, Reason.SEARCHING if _running(trials) else None, tuple(create))
 
 

@@ -41,10 +41,11 @@ spec:
     optional: true
   - distill: {epochs: {min: 1, max: 3}, learningRate: {min: "0.0001", max: "0.01", scale: Log}}
   - quantize: {precision: [Int8], method: [Static], operatorScope: [Compute], perChannel: [true]}
-  search: {algorithm: Bayesian, maxTrials: 8, parallelism: 2, seed: 7}
-  budget: {deadline: 1h, memory: 2Gi}
+  search: {algorithm: Bayesian, maxTrials: 8, earlyStopping: {patience: 3}, parallelism: 2, seed: 7}
+  budget: {deadline: 1h, memory: 2Gi, gpuSeconds: 3600}
   publish: {uri: pvc://published}
   suspend: true
+  ttlSecondsAfterFinished: 3600
 """)
 MONITOR = yaml.safe_load("""
 apiVersion: trimtab.dev/v1alpha1
@@ -104,6 +105,7 @@ spec:
   podLabels: {cost-center: ml}
   podAnnotations: {cluster-autoscaler.kubernetes.io/safe-to-evict: "false"}
   activeDeadline: 1h
+  ttlSecondsAfterFinished: 3600
 """)
 GOOD = {manifest["kind"]: manifest for manifest in (JOB, MONITOR, RUNTIME)}
 
@@ -249,10 +251,20 @@ CHANGES: dict[str, Any] = {
     "spec.objectives.0.metric": "size",
     "spec.metrics": {"pricePerHour": "0.1"},
     "spec.techniques.0.optional": False,
-    "spec.search.maxTrials": 9,
+    "spec.search.algorithm": REMOVED,
+    "spec.search.seed": 8,
     "spec.publish": REMOVED,
 }
 """A change to each field that is given at creation and stays."""
+
+EDITS: tuple[dict[str, Any], ...] = (
+    {"spec.suspend": False},
+    {"spec.search.maxTrials": 16, "spec.search.parallelism": 1, "spec.search.timeout": "30m"},
+    {"spec.search.earlyStopping": REMOVED},
+    {"spec.budget": {"deadline": "3h", "gpuSeconds": 7200}},
+    {"spec.ttlSecondsAfterFinished": 60},
+)
+"""Changes that may be made at any time."""
 
 
 def changed(good: Manifest, changes: Mapping[str, Any]) -> Manifest:

@@ -327,6 +327,42 @@ def test_how_a_pod_s_end_is_told(
     run(scenario)
 
 
+async def held_for_a_minute(kubelet: Kubelet, job: Object) -> None:
+    """It got its node at 11:59:00, its container started at 11:59:30, and ended at noon."""
+    placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T11:59:00Z"}
+    terminated = {"exitCode": 0, "startedAt": "2026-01-01T11:59:30Z", "finishedAt": "2026-01-01T12:00:00Z"}
+    status = {"conditions": [placed], "containerStatuses": [container_status({"terminated": terminated})]}
+    await kubelet.report(job, "Succeeded", status)
+
+
+@pytest.mark.parametrize(
+    ("limits", "ending", "least", "most"),
+    [
+        ({"memory": "64Mi"}, held_for_a_minute, 0, 0),
+        ({"nvidia.com/gpu": "2", "memory": "64Mi"}, held_for_a_minute, 120, 120),
+        ({"nvidia.com/mig-1g.5gb": "1"}, held_for_a_minute, 60, 60),
+        ({"nvidia.com/gpu": "1"}, outlives_its_deadline, 2, 30),
+    ],
+    ids=["none", "two", "a slice of one", "its pod is gone: as long as the Job was active"],
+)
+def test_what_a_job_spent_on_gpus(
+    namespace: str, limits: dict[str, str], ending: Ending, least: float, most: float
+) -> None:
+    async def scenario(client: Client) -> None:
+        runtime = {
+            "resources": {"limits": limits},
+            "activeDeadline": "2s" if ending is outlives_its_deadline else "1h",
+        }
+        manifest = inspect_manifest(await submit(client, namespace), **runtime)
+        job = await objects.create(client, objects.JOBS, manifest)
+        await ending(Kubelet(client), job)
+        record = record_of(await ended(client, job))
+        (seen,) = await Pods(client).observe([record], datetime.now(UTC))
+        assert least <= seen.gpu_seconds <= most
+
+    run(scenario)
+
+
 def test_pods_are_listed_once_for_all_jobs_that_ended(namespace: str) -> None:
     async def scenario(_: Client) -> None:
         async with cuttable() as (client, _proxy, calls):

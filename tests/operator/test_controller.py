@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from builders import job_dict, report_for, scopes
-from kubelet import node
+from kubelet import Kubelet, node
 from trimtab.api.job import OptimizationJob
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import Report, Task
@@ -23,6 +23,7 @@ from trimtab.conditions import find, is_finished
 from trimtab.controller import RESOURCES, Controller
 from trimtab.errors import Conflict
 from trimtab.feeds import Feeds
+from trimtab.manifests import work_of
 from trimtab.queue import WorkQueue
 from trimtab.world import Key, Kind, World
 
@@ -274,6 +275,81 @@ def test_suspended_and_resumed(namespace: str) -> None:
             await job_where(client, namespace, Suspended="Resumed")
             async with node(client, namespace, Simulated()):
                 await job_where(client, namespace, Complete="Published")
+
+    asyncio.run(main())
+
+
+async def edit(client: Client, namespace: str, **spec: Any) -> None:
+    path = objects.OPTIMIZATION_JOBS.path(namespace, "m")
+    await client.request("PATCH", path, body={"spec": spec}, headers=MERGE_PATCH)
+
+
+def test_a_running_job_is_edited(namespace: str) -> None:
+    """More trials, then a deadline that has passed already: each edit is acted on."""
+
+    async def main() -> None:
+        async with await Client.connect() as client, operator(namespace):
+            await add_runtime(client, namespace)
+            quantize = {"operatorScope": ["All", "Compute"], "perChannel": [True, False]}
+            await submit(client, namespace, techniques=[{"quantize": quantize}], search={"maxTrials": 1})
+            await job_where(client, namespace, Complete="Inspecting")
+            (inspect,) = (await client.request("GET", objects.JOBS.path(namespace)))["items"]
+            await Kubelet(client).leave(inspect, Simulated()(work_of(inspect).task))
+            assert (await job_where(client, namespace, Complete="Searching")).progress == "0/1"
+            await edit(client, namespace, search={"maxTrials": 3, "parallelism": 3})
+            async with asyncio.timeout(30):
+                while (status := await job_where(client, namespace, Complete="Searching")).progress != "0/3":
+                    await asyncio.sleep(0.05)
+            assert len(status.trials) == len(await jobs_of(client, namespace)) == 4
+            await edit(client, namespace, budget={"deadline": "1ms"})
+            status = await job_where(client, namespace, Failed="DeadlineExceeded")
+            assert status.observed_generation == 3
+            while len(await jobs_of(client, namespace)) > 1:
+                await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("moment", range(1, 14, 3))
+def test_deleted_at_any_point_nothing_is_left(namespace: str, moment: int) -> None:
+    """After so many writes of the operator."""
+
+    async def main() -> None:
+        async with await Client.connect() as client, node(client, namespace, Simulated()):
+            await add_runtime(client, namespace)
+            job = await submit(client, namespace)
+            async with operator(namespace) as life, asyncio.timeout(60):
+                while life.client.writes < moment:
+                    await asyncio.sleep(0.01)
+                await objects.delete(client, objects.OPTIMIZATION_JOBS, namespace, "m", uid=job.metadata.uid)
+                while await jobs_of(client, namespace) or life.world.works.of(job.metadata.uid):
+                    await asyncio.sleep(0.1)
+                assert life.world.get(Kind.JOB, (namespace, "m")) is None
+            path = objects.OPTIMIZATION_JOBS.path(namespace)
+            assert (await client.request("GET", path))["items"] == []
+
+    asyncio.run(main())
+
+
+def test_what_has_ended_is_taken_away_when_its_time_has_come(namespace: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client, node(client, namespace, Simulated()) as ran:
+            await add_runtime(client, namespace, ttlSecondsAfterFinished=3)
+            await submit(client, namespace)
+            calls: Counter[tuple[str, str]] = Counter()
+            async with operator(namespace) as life, asyncio.timeout(60):
+                await job_where(client, namespace, Complete="Published")
+                assert len(await jobs_of(client, namespace)) == 5
+                life.client._observe = lambda verb, resource, code: calls.update([(verb, resource)])
+                while await jobs_of(client, namespace):
+                    await asyncio.sleep(0.1)
+                await job_where(client, namespace, Complete="Published")
+                assert (calls["DELETE", "jobs"], len(ran)) == (1, 5)
+
+                await edit(client, namespace, ttlSecondsAfterFinished=4)
+                while (await client.request("GET", objects.OPTIMIZATION_JOBS.path(namespace)))["items"]:
+                    await asyncio.sleep(0.1)
+                assert calls["DELETE", "optimizationjobs"] == 1
 
     asyncio.run(main())
 

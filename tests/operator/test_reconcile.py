@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from builders import NOW, Quality, World, broken, lost, make_job, make_runtime, scopes
+from builders import NOW, Quality, World, broken, lost, make_job, make_runtime, report_for, scopes
 from trimtab.api.model import EngineName
 from trimtab.api.status import OptimizationJobStatus, Outcome, TrialState
 from trimtab.api.work import ErrorKind, Stage
@@ -49,6 +51,7 @@ def test_events_tell_each_transition_once() -> None:
         "Inspected",
         "TrialSucceeded",
         "TrialSucceeded",
+        "SearchStopped",
         "CandidateSelected",
         "Published",
         "Complete",
@@ -312,3 +315,111 @@ def test_after_the_timeout_no_trial_starts_and_the_best_so_far_wins() -> None:
     assert len(status.trials) == 2
     assert status.best
     assert (status.state, status.best.trial) == ("Published", 1)
+
+
+def edited(world: World, **spec: object) -> None:
+    """Somebody edits the spec, as the API server lets them."""
+    wire = world.job.spec.wire() | spec
+    world.job = world.job.model_copy(update={"spec": make_job(**wire).spec})
+
+
+SIX = {"techniques": [{"quantize": {"operatorScope": ["Compute", "Conv", "All"], "perChannel": [True, False]}}]}
+
+
+def test_a_search_that_is_under_way_may_be_widened_and_one_that_is_over_stays_over() -> None:
+    world = World(make_job(**SIX, search={"maxTrials": 2}))
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE) if work.task.trial == 2 else None
+    world.run()
+    assert world.job.status.progress == "1/2"
+    assert world.condition("Complete")[2].startswith("1 of 2 trials finished; no further one is started: spec.search")
+    edited(world, search={"maxTrials": 4, "parallelism": 1})
+    world.run()
+    assert world.job.status.progress == "1/4"
+    world.works = {name: seen for name, seen in world.works.items() if seen.state != WorkState.ACTIVE}
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE) if work.task.stage == Stage.PLAYOFF else None
+    world.run()
+    assert world.job.status.progress == "4/4"
+    edited(world, search={"maxTrials": 6})
+    world.run()
+    assert (world.job.status.state, world.job.status.progress) == ("Benchmarking", "4/4")
+
+
+def test_a_search_that_timed_out_is_over_even_if_the_job_was_suspended_since() -> None:
+    world = World(make_job(**SIX, search={"timeout": "10m", "parallelism": 1}))
+    world.step()
+    world.step()
+    world.now = NOW + timedelta(minutes=10)
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE) if work.task.stage == Stage.PLAYOFF else None
+    world.run()
+    edited(world, suspend=True)
+    world.run()
+    edited(world, suspend=False)
+    world.sabotage = lambda work: None
+    status = world.run()
+    assert (status.state, len(status.trials)) == ("Published", 2)
+
+
+def on_gpus(seconds: float) -> Callable[[Work], ObservedWork | None]:
+    """Trials take GPUs; the first attempt of the first is lost."""
+
+    def found(work: Work) -> ObservedWork | None:
+        if work.task.stage != Stage.TRIAL:
+            return None
+        if work.name.endswith("trial-1-0"):
+            return replace(lost(work), gpu_seconds=seconds)
+        report = report_for(work.task, scopes, {work.task.trial or 0: work.task.settings})
+        return ObservedWork(work, WorkState.SUCCEEDED, report, gpu_seconds=seconds)
+
+    return found
+
+
+def test_every_attempt_is_charged_once_and_the_search_stops_when_the_budget_is_spent() -> None:
+    world = World(make_job(**SIX, search={"parallelism": 1}, budget={"gpuSeconds": 80}), sabotage=on_gpus(30.0))
+    status = world.run()
+    assert (status.cost.gpu_seconds, status.progress) == ("90", "2/2")
+    assert status.search_stopped == "spec.budget.gpuSeconds: 90 of 80 are spent"
+    assert [e.message for e in world.events if e.reason == "SearchStopped"] == [status.search_stopped]
+    assert status.state == "Published"
+
+
+def test_gpus_of_a_trial_that_failed_and_of_a_job_that_failed_are_charged_too() -> None:
+    def fail(work: Work) -> ObservedWork | None:
+        return replace(lost(work), gpu_seconds=10.0) if work.task.stage in failing else None
+
+    failing = {Stage.TRIAL}
+    assert World(make_job(), sabotage=fail).run().cost.gpu_seconds == "60"
+    failing = {Stage.INSPECT}
+    assert World(make_job(), sabotage=fail).run().cost.gpu_seconds == "30"
+
+
+def test_early_stopping_leaves_the_rest_of_the_space_alone() -> None:
+    world = World(make_job(**SIX, search={"parallelism": 1, "earlyStopping": {"patience": 1}}))
+    status = world.run()
+    assert status.search_stopped == "spec.search.earlyStopping: trials in a row that brought nothing better: 1"
+    assert (status.progress, status.state) == ("2/2", "Published")
+
+
+@pytest.mark.parametrize(
+    ("after", "sweep", "expire", "again"),
+    [(0, False, False, 60), (60, True, False, 40), (100, True, True, None)],
+    ids=["kept", "its pods may go", "it may go"],
+)
+def test_what_has_ended_goes_in_its_time(after: int, sweep: bool, expire: bool, again: float | None) -> None:
+    world = World(make_job(ttlSecondsAfterFinished=100), runtime=make_runtime(ttlSecondsAfterFinished=60))
+    world.run()
+    world.now = NOW + timedelta(seconds=after)
+    decision = world.step()
+    assert (decision.sweep, decision.expire, decision.requeue_after) == (sweep, expire, again)
+    assert decision.status == world.job.status
+
+
+def test_what_is_under_way_or_has_no_time_to_live_stays() -> None:
+    world = World(make_job(ttlSecondsAfterFinished=0))
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE)
+    assert not world.step().expire
+    kept = World(make_job())
+    kept.run()
+    kept.runtime = None
+    kept.now = NOW + timedelta(days=1000)
+    decision = kept.step()
+    assert (decision.sweep, decision.expire, decision.requeue_after) == (False, False, None)

@@ -45,13 +45,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [trimtab.dev]
   resources: [optimizationjobs/status, modelmonitors/status]
   verbs: [patch]
-# A monitor starts OptimizationJobs.
+# A monitor starts OptimizationJobs, and one with ttlSecondsAfterFinished is deleted.
 - apiGroups: [trimtab.dev]
   resources: [optimizationjobs]
-  verbs: [create]
+  verbs: [create, delete]
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [create, get, list, watch, delete]
+  verbs: [create, get, list, watch, delete, deletecollection]
 # For what a pod left as its termination message, and why one does not start.
 - apiGroups: [""]
   resources: [pods]

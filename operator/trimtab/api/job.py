@@ -8,7 +8,6 @@ from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
-from pydantic.alias_generators import to_camel
 
 from trimtab.api.base import Record, Rule, Spec, exactly_one, exactly_one_cel
 from trimtab.api.metrics import Goal, Metrics
@@ -100,6 +99,17 @@ class Algorithm(StrEnum):
     RECIPE = "Recipe"
 
 
+class EarlyStopping(Spec):
+    """When a search has found what it will find."""
+
+    patience: int = Field(
+        ge=1,
+        le=128,
+        description="Trials in a row that bring nothing better, after which no further one is started. Better is a "
+        "promise missed by less, or the first objective improved by more than 1 %.",
+    )
+
+
 class Search(Spec):
     """How the space of the techniques is explored."""
 
@@ -112,6 +122,7 @@ class Search(Spec):
     timeout: Duration | None = Field(
         None, description="From the first pod; when it passes, no further trial is started and the best so far wins."
     )
+    early_stopping: EarlyStopping | None = Field(None, description="Left out: the search goes on to its limits.")
     parallelism: int = Field(2, ge=1, le=64, description="Trials prepared at the same time.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="With the trial's index it seeds every proposal.")
 
@@ -132,6 +143,13 @@ class Budget(Spec):
         description="What a trial may hold in memory on this machine; one that holds more fails. In a cluster the "
         "memory limit of the OptimizationRuntime does this.",
     )
+    gpu_seconds: int | None = Field(
+        None,
+        ge=1,
+        le=2**31 - 1,
+        description="GPUs times the seconds that pods held them; once that much is spent, no further trial is started "
+        "and the best so far wins. Those under way end, as do the playoff and publishing.",
+    )
 
 
 class Publish(Spec):
@@ -140,16 +158,19 @@ class Publish(Spec):
     uri: WritableUri = Field(description="A folder: each winner under its digest, and current.json naming the newest.")
 
 
-IMMUTABLE = ("model", "data", "target", "constraints", "objectives", "metrics", "techniques", "search", "publish")
+IMMUTABLE = (
+    *("model", "data", "target", "constraints", "objectives", "metrics", "techniques", "publish"),
+    *("search.algorithm", "search.seed"),
+)
+"""What trials are compared by. How many there are, what they may cost, and when to stop may change on the way."""
 
 
-def immutable(name: str) -> Rule:
+def immutable(path: str) -> Rule:
     """A field that is given at creation and stays."""
-    wire = to_camel(name)
     return Rule(
-        f"has(self.spec.{wire}) == has(oldSelf.spec.{wire}) && "
-        f"(!has(self.spec.{wire}) || self.spec.{wire} == oldSelf.spec.{wire})",
-        f"{wire} is immutable: create a new OptimizationJob",
+        f"has(self.spec.{path}) == has(oldSelf.spec.{path}) && "
+        f"(!has(self.spec.{path}) || self.spec.{path} == oldSelf.spec.{path})",
+        f"{path} is immutable: create a new OptimizationJob",
     )
 
 
@@ -230,6 +251,13 @@ class OptimizationJobSpec(Spec):
     budget: Budget = Field(Budget(), description="What the job may spend.")
     publish: Publish | None = Field(None, description="Left out: the winner stays in the store and is only named.")
     suspend: bool = Field(False, description="No new pod is started, and running ones are deleted, while true.")
+    ttl_seconds_after_finished: int | None = Field(
+        None,
+        ge=0,
+        le=2**31 - 1,
+        description="A job that has ended, well or badly, is deleted this much later, with its status and all that it "
+        "owns; what was published stays. Left out: it is kept.",
+    )
 
     def asked(self) -> list[Metric]:
         """The metrics that promises and objectives name, promises first."""

@@ -88,6 +88,7 @@ class EventReason(StrEnum):
     TRIAL_SUCCEEDED = "TrialSucceeded"
     TRIAL_SKIPPED = "TrialSkipped"
     TRIAL_FAILED = "TrialFailed"
+    SEARCH_STOPPED = "SearchStopped"
     CANDIDATE_SELECTED = "CandidateSelected"
     PUBLISHED = "Published"
     COMPLETE = "Complete"

@@ -162,6 +162,13 @@ class OptimizationRuntimeSpec(Spec):
         {}, max_length=16, description="Annotations of pods, such as what an autoscaler or a mesh reads."
     )
     active_deadline: Duration = Field("1h", description="One pod's time, after which Kubernetes ends it.")
+    ttl_seconds_after_finished: int = Field(
+        86400,
+        ge=0,
+        le=2**31 - 1,
+        description="How long the pods of an OptimizationJob, and so their logs, are kept after it has ended. Before "
+        "that none is deleted: they are the record of what was tried.",
+    )
 
 
 class OptimizationRuntime(Spec):

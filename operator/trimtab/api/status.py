@@ -168,6 +168,9 @@ class Hardware(Record):
 
 class Cost(Record):
     pod_seconds: Decimal = "0"
+    gpu_seconds: Decimal = Field(
+        "0", description="GPUs times the seconds that finished pods held them. Pods deleted while they ran don't count."
+    )
 
 
 class OptimizationJobStatus(Record):
@@ -179,6 +182,8 @@ class OptimizationJobStatus(Record):
     completion_time: str | None = None
     inspection: Inspection | None = None
     trials: list[TrialStatus] = []
+    progress: str = Field("", description="Trials that have ended, of those there may be, such as 3/16.")
+    search_stopped: str = Field("", description="Why no further trial is started.")
     playoff_done: bool = False
     control_ratio: Interval | None = Field(
         None, description="The baseline against itself in the playoff: what a ratio of 1 looks like on this machine."

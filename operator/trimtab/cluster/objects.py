@@ -86,6 +86,12 @@ async def delete(client: Client, resource: Resource, namespace: str, name: str, 
         return  # replaced by another of the same name
 
 
+async def delete_all(client: Client, resource: Resource, namespace: str, selector: str) -> None:
+    """Delete every object with these labels, and what it owns in the background."""
+    query = [("labelSelector", selector)]
+    await client.request("DELETE", resource.path(namespace), query, {"propagationPolicy": "Background"})
+
+
 async def write_status(
     client: Client, resource: Resource, metadata: ObjectMeta, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> Object | None:

@@ -21,7 +21,7 @@ from trimtab.cluster.client import Client, Object
 from trimtab.cluster.objects import PODS
 from trimtab.decisions import ObservedWork, Work, WorkState
 from trimtab.errors import Permanent
-from trimtab.manifests import CONTAINER, controller_of, task_text
+from trimtab.manifests import CONTAINER, controller_of, gpus, task_text
 
 PATIENCE, INTERVAL = timedelta(seconds=20), timedelta(seconds=60)
 """A pod that is not ready after PATIENCE is looked at, and then again every INTERVAL."""
@@ -48,6 +48,10 @@ class JobRecord:
     """Why it failed, beginning with the Job controller's word for it: `DeadlineExceeded: ...`."""
     starting_since: datetime | None = None
     """Since when it waits for its pod to be ready."""
+    gpus: int = 0
+    """What each of its pods holds."""
+    ran: float = 0.0
+    """Seconds from its start to its end, if it has ended, times its pods."""
 
 
 def record_of(job: Mapping[str, Any]) -> JobRecord:
@@ -69,6 +73,8 @@ def record_of(job: Mapping[str, Any]) -> JobRecord:
         state=state,
         reason=reason,
         starting_since=_starting_since(job) if state == WorkState.ACTIVE else None,
+        gpus=gpus(job),
+        ran=_ran(job),
     )
 
 
@@ -120,7 +126,9 @@ class Pods:
         _, waited = self._waiting.pop(job.uid, (now, ""))
         if waited and message.startswith(TOO_LATE):
             message = f"{message}; its pod was waiting: {waited}"
-        self._ended[job.uid] = ObservedWork(_work(job), job.state, report, message)
+        # A pod that was waiting when it was deleted had no node, and so no GPUs.
+        spent = 0.0 if waited and not pods else job.gpus * _held(job, pods)
+        self._ended[job.uid] = ObservedWork(_work(job), job.state, report, message, spent)
 
     def _active(self, job: JobRecord) -> ObservedWork:
         if job.starting_since is None:
@@ -163,6 +171,30 @@ def _ending(job: Mapping[str, Any]) -> tuple[WorkState, str]:
                 message = f"it took longer than the runtime's activeDeadline, {job['spec']['activeDeadlineSeconds']}s"
             return WorkState.FAILED, f"{reason}: {message}"
     return WorkState.ACTIVE, ""
+
+
+def _ran(job: Mapping[str, Any]) -> float:
+    status = job.get("status", {})
+    ends = [c.get("lastTransitionTime") for c in status.get("conditions", []) if c["type"] == "Failed"]
+    ended = status.get("completionTime") or next(iter(ends), None)
+    if not ended or not status.get("startTime"):
+        return 0.0
+    seconds = (datetime.fromisoformat(ended) - datetime.fromisoformat(status["startTime"])).total_seconds()
+    return float(seconds * job["spec"].get("parallelism", 1))
+
+
+def _held(job: JobRecord, pods: Sequence[Object]) -> float:
+    """For how many seconds the Job's pods had their resources, which are theirs once they have a node."""
+    return sum(_time_on_node(pod) for pod in pods) or job.ran
+
+
+def _time_on_node(pod: Object) -> float:
+    placed = [c for c in pod["status"].get("conditions", []) if c["type"] == "PodScheduled" and c["status"] == "True"]
+    ended = _finished_at(pod)
+    if not placed or not ended:
+        return 0.0
+    since = datetime.fromisoformat(placed[0]["lastTransitionTime"])
+    return max(0.0, (datetime.fromisoformat(ended) - since).total_seconds())
 
 
 def _starting_since(job: Mapping[str, Any]) -> datetime | None:

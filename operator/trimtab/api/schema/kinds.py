@@ -57,6 +57,7 @@ KINDS = (
         "tjob",
         (
             Column("State", ".status.state"),
+            Column("Trials", ".status.progress"),
             Column("Best", ".status.best.name"),
             Column("Speed-up", ".status.best.speedUp"),
             Column("Quality", ".status.best.quality"),
