@@ -148,10 +148,15 @@ def _completion(commands: Commands) -> None:
 
 
 def _operator(commands: Commands) -> None:
-    commands.add_parser(
+    operator = commands.add_parser(
         "operator",
         help="run the operator in a cluster",
         description="Run the operator; its settings come from TRIMTAB_* variables, which the Helm chart sets.",
+    )
+    operator.add_argument(
+        "--check",
+        metavar="HOST",
+        help="run nothing; ask the API server for all that the operator needs, and the operator at HOST for its health",
     )
 
 

@@ -25,7 +25,7 @@ pytestmark = [
 
 DASHBOARDS = sorted((ROOT / "charts" / "trimtab" / "dashboards").glob("*.json"))
 OURS = f'job="trimtab",namespace="{NAMESPACE}"'
-UP = {f"up{{{OURS}}}": "1+0x200"}
+UP = {f"trimtab_leader{{{OURS}}}": "1x200"}
 Rule = dict[str, Any]
 Series = dict[str, str]
 
@@ -59,6 +59,7 @@ def queries() -> dict[str, str]:
 def exported() -> set[str]:
     """The metrics of the operator and of the model server; the tests of the latter hold `ServedMetric` to it."""
     metrics = Metrics()
+    metrics.watch_leader(lambda: True)
     metrics.watch_queue(lambda: 0)
     metrics.watch_jobs(list)
     typed = re.findall(r"^# TYPE (\S+) (\S+)", metrics.text().decode(), re.MULTILINE) + [
@@ -124,11 +125,11 @@ def turns(good: int, bad: int) -> Series:
     [
         pytest.param(UP, set(), id="all is well"),
         pytest.param({}, {"TrimtabOperatorDown"}, id="nothing is scraped"),
-        pytest.param({f"up{{{OURS}}}": "1x80 0x120"}, {"TrimtabOperatorDown"}, id="it stopped answering"),
+        pytest.param({f"trimtab_leader{{{OURS}}}": "1x80 0x120"}, {"TrimtabOperatorDown"}, id="nobody leads any more"),
         pytest.param(
-            {f'up{{{OURS},pod="a"}}': "0x200", f'up{{{OURS},pod="b"}}': "1x200"},
+            {f'trimtab_leader{{{OURS},pod="a"}}': "0x200", f'trimtab_leader{{{OURS},pod="b"}}': "1x200"},
             set(),
-            id="one of two replicas answers",
+            id="one of two replicas leads",
         ),
         pytest.param(
             UP | {f"process_start_time_seconds{{{OURS}}}": "0x60 1x5 2x5 3x5 4x100"},
@@ -155,7 +156,9 @@ def turns(good: int, bad: int) -> Series:
             {"TrimtabJobsFailing"},
             id="the first ones that ever fail",
         ),
-        pytest.param({f"up{{{OURS}}}": "_x70 1x60", **failing(0, 9)}, set(), id="nobody counted an hour ago"),
+        pytest.param(
+            {f"trimtab_leader{{{OURS}}}": "_x70 1x60", **failing(0, 9)}, set(), id="nobody counted an hour ago"
+        ),
     ],
 )
 def test_when_alerts_fire(tmp_path: Path, series: Series, firing: set[str]) -> None:

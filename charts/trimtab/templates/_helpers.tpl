@@ -64,3 +64,43 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   resources: [configmaps]
   verbs: [create, patch]
 {{- end }}
+
+{{/* What the operator's pod and that of `helm test` have in common. */}}
+{{- define "trimtab.pod" -}}
+securityContext: {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+{{- range . }}
+- name: {{ . }}
+{{- end }}
+{{- end }}
+{{- range $field := list "priorityClassName" "nodeSelector" "tolerations" "affinity" }}
+{{- with get $.Values $field }}
+{{ $field }}: {{- kindIs "string" . | ternary (printf " %v" .) (toYaml . | nindent 2) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "trimtab.container" -}}
+image: {{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end }}
+
+{{/* The settings as environment variables, as `trimtab.settings` reads them. */}}
+{{- define "trimtab.settings" -}}
+- name: TRIMTAB_HTTP_PORT
+  value: "8080"
+{{- if .Values.leaderElection }}
+- name: TRIMTAB_LEASE
+  value: {{ printf "%s/%s" .Release.Namespace (include "trimtab.fullname" .) }}
+{{- end }}
+{{- range $name, $value := .Values.settings }}
+- name: {{ printf "TRIMTAB_%s" ($name | snakecase | upper) }}
+  value: {{ kindIs "slice" $value | ternary ($value | join ",") (toString $value) | quote }}
+{{- end }}
+{{- end }}

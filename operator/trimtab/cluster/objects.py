@@ -117,8 +117,13 @@ async def apply(client: Client, resource: Resource, manifest: Object) -> Object:
 
 async def tell(client: Client, kind: str, about: ObjectMeta, event: Event) -> None:
     """Record an event about one of our objects."""
+    await client.request("POST", EVENTS.path(about.namespace), body=event_manifest(kind, about, event))
+
+
+def event_manifest(kind: str, about: ObjectMeta, event: Event) -> Object:
+    """The Event of this moment. Kubernetes takes any unique name."""
     now = datetime.now(UTC)
-    manifest = {
+    return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {"name": f"{about.name[:200]}.{round(now.timestamp() * 1e6):x}", "namespace": about.namespace},
@@ -137,7 +142,6 @@ async def tell(client: Client, kind: str, about: ObjectMeta, event: Event) -> No
             "uid": about.uid,
         },
     }
-    await client.request("POST", EVENTS.path(about.namespace), body=manifest)
 
 
 async def versions(client: Client, resource: Resource, namespaces: Sequence[str | None]) -> dict[str, int]:

@@ -1,13 +1,16 @@
-"""`trimtab operator`: what the operator's pod runs."""
+"""`trimtab operator`: what the operator's pod runs; with `--check`, what the pod of `helm test` runs."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 
 from pydantic import ValidationError
 
+from trimtab import selfcheck
 from trimtab.api.problems import problems
+from trimtab.errors import ClusterError
 from trimtab.handlers import run
 from trimtab.settings import Settings
 from trimtab.voice import BAD_INPUT
@@ -19,5 +22,16 @@ def main(given: argparse.Namespace) -> int:
     except ValidationError as error:
         sys.stderr.write("".join(f"settings: {line}\n" for line in problems(error, Settings)))
         return BAD_INPUT
+    if given.check:
+        return _check(settings, given.check)
     run(settings)
     return 0
+
+
+def _check(settings: Settings, host: str) -> int:
+    try:
+        found = asyncio.run(selfcheck.problems(settings, host))
+    except ClusterError as error:
+        found = [str(error)]
+    sys.stdout.write("".join(f"{line}\n" for line in found or ["the operator has all that it needs"]))
+    return 1 if found else 0

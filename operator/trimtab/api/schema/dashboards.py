@@ -1,8 +1,8 @@
 """Grafana's dashboards: a table of panels, dressed up as the JSON that Grafana imports.
 
 That JSON is some twenty lines a panel, of which a title, a unit and the queries are ours. A query sums over pods, since
-a dashboard is about the service; `max` comes first where every replica tells the same. A test runs every query through
-promtool and looks each metric up in what operator and model server export.
+a dashboard is about the service; `max` comes first where two leaders count the same for a moment. A test runs every
+query through promtool and looks each metric up in what operator and model server export.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def _quantiles(histogram: str, by: str, selector: str = "") -> dict[str, str]:
 
 
 _JOBS = '{namespace=~"$namespace"}'
-# Every process that Prometheus scrapes exports process_…: these are the ones that have our queue.
-_OPERATORS = "and on (job, instance) trimtab_queue_depth"
+# Every process that Prometheus scrapes exports process_…: these are the operator's.
+_OPERATORS = "and on (job, instance) trimtab_leader"
 _MODEL = '{model_name=~"$model_name"}'
 
 OPERATOR = Dashboard(

@@ -1,0 +1,149 @@
+"""Whether a cluster lets the operator work: what `helm test` runs, in a pod with the operator's own account.
+
+Every kind of call that the operator makes is made once: reads for real, writes as the API server's dry run, which
+goes through authorization, schemas, quotas and admission policies and stores nothing. What is written is made by the
+functions that make it in earnest. A change of what is not there ends with NotFound, and only for those who may make it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+from yarl import URL
+
+from trimtab import plan
+from trimtab.api.job import ObjectMeta, OptimizationJob
+from trimtab.api.monitor import ModelMonitor
+from trimtab.api.names import EventReason
+from trimtab.api.runtime import OptimizationRuntime
+from trimtab.cluster import objects
+from trimtab.cluster.client import APPLY_PATCH, JSON, MERGE_PATCH, Client, Object
+from trimtab.cluster.objects import Resource
+from trimtab.controller import RESOURCES
+from trimtab.decisions import Event
+from trimtab.errors import ClusterError, NotFound
+from trimtab.manifests import job_manifest, optimization_job_manifest, rule_manifest
+from trimtab.settings import Settings
+
+DRY_RUN = ("dryRun", "All")
+NAME = "trimtab-selfcheck"
+HEALTH_SECONDS = 10.0
+_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A call, in the words of RBAC: `get`, `list`, `create`, `patch`, `delete`."""
+
+    verb: str
+    resource: Resource
+    namespace: str | None
+    part: str | None = None
+    body: Object | None = None
+    name: str = NAME
+
+    def __str__(self) -> str:
+        kind = self.resource.plural + (f"/{self.part}" if self.part else "")
+        return f"{self.verb} {kind} in {self.namespace or 'all namespaces'}"
+
+
+async def problems(settings: Settings, host: str) -> list[str]:
+    """One line for everything that is not as the operator needs it. `host` is where its Service is."""
+    found = await _health(host, settings.http_port)
+    async with await Client.connect() as client:
+        for attempt in attempts(settings, own_namespace()):
+            try:
+                await _make(client, attempt)
+            except ClusterError as error:
+                found.append(f"{attempt}: {error}")
+    return found
+
+
+def attempts(settings: Settings, own: str) -> Iterator[Attempt]:
+    """What to try. Where all namespaces are served, writes are tried in the operator's `own`."""
+    served: list[str | None] = [*settings.watch_namespaces] or [None]
+    for namespace in served:
+        for resource in (*RESOURCES.values(), objects.JOBS, objects.PODS):
+            yield Attempt("list", resource, namespace)
+        yield from _writes(namespace or own)
+    if settings.lease_name:
+        yield from _election(*settings.lease_name)
+
+
+def own_namespace() -> str:
+    """The namespace of this pod, or what a kubeconfig means without one."""
+    return _NAMESPACE.read_text().strip() if _NAMESPACE.exists() else "default"
+
+
+def _writes(namespace: str) -> Iterator[Attempt]:
+    about = ObjectMeta(name=NAME, namespace=namespace, uid="00000000-0000-0000-0000-000000000000")
+    data = {split: {"uri": f"pvc://data/{split}.npz"} for split in ("calibration", "evaluation", "holdout")}
+    spec = {"model": {"uri": "pvc://models/model.onnx", "format": "ONNX"}, "data": data}
+    job = OptimizationJob.model_validate({"metadata": about, "spec": spec})
+    watched = {"target": {"model": "model"}, "triggers": [{"drift": {}}], "jobTemplate": {"spec": spec}}
+    monitor = ModelMonitor.model_validate({"metadata": about, "spec": watched})
+    runtime = OptimizationRuntime.model_validate(
+        {"metadata": about, "spec": {"image": "trimtab-jobs", "store": {"uri": "pvc://store"}}}
+    )
+    work = job_manifest(plan.inspect(job, runtime, 0), runtime, job)
+    event = objects.event_manifest(job.kind, about, Event(EventReason.COMPLETE, "tried by helm test"))
+    rule = rule_manifest(about.name, {"groups": []}, monitor)
+
+    for resource, body in (
+        (objects.JOBS, work),
+        (objects.OPTIMIZATION_JOBS, optimization_job_manifest(job, monitor)),
+        (objects.EVENTS, event),
+    ):
+        yield Attempt("create", resource, namespace, body=body)
+    # Server-side apply: it is asked for `create` too where the object is not there.
+    yield Attempt("patch", objects.CONFIG_MAPS, namespace, body=rule)
+    for resource in (*RESOURCES.values(), objects.JOBS):
+        yield Attempt("get", resource, namespace)
+    for resource in (objects.OPTIMIZATION_JOBS, objects.MODEL_MONITORS):
+        yield Attempt("patch", resource, namespace, "status", {"status": {}})
+    yield Attempt("delete", objects.JOBS, namespace)
+
+
+def _election(namespace: str, name: str) -> Iterator[Attempt]:
+    """On the Lease itself, the only one that the role names; its holder goes on."""
+    yield Attempt("get", objects.LEASES, namespace, name=name)
+    yield Attempt("patch", objects.LEASES, namespace, body={"metadata": {}}, name=name)
+    yield Attempt("create", objects.LEASES, namespace, body={"metadata": {"name": NAME}, "spec": {}})
+
+
+async def _make(client: Client, attempt: Attempt) -> None:
+    """Raises ClusterError, but not for want of an object that nobody has made."""
+    resource, namespace, body = attempt.resource, attempt.namespace, attempt.body
+    if attempt.verb == "list":
+        await client.request("GET", resource.path(namespace), [("limit", "1")])
+    elif attempt.verb == "create":
+        await client.request("POST", resource.path(namespace), [DRY_RUN], body)
+    elif resource == objects.CONFIG_MAPS:
+        query = [("fieldManager", objects.FIELD_MANAGER), ("force", "true"), DRY_RUN]
+        await client.request("PATCH", resource.path(namespace, attempt.name), query, body, APPLY_PATCH)
+    else:
+        verb, query, headers = _ON_NOTHING[attempt.verb]
+        with suppress(NotFound):
+            await client.request(verb, resource.path(namespace, attempt.name, attempt.part), query, body, headers)
+
+
+_ON_NOTHING: dict[str, tuple[str, list[tuple[str, str]], Mapping[str, str]]] = {
+    "get": ("GET", [], JSON),
+    "patch": ("PATCH", [DRY_RUN], MERGE_PATCH),
+    "delete": ("DELETE", [DRY_RUN], JSON),
+}
+
+
+async def _health(host: str, port: int) -> list[str]:
+    url = URL.build(scheme="http", host=host, port=port, path="/healthz")
+    timeout = aiohttp.ClientTimeout(total=HEALTH_SECONDS)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
+            text = await response.text()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return [f"the operator at {url} does not answer: {error!r}"]
+    return [] if response.status == 200 else [f"the operator at {url}: {line}" for line in text.splitlines()]

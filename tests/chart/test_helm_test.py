@@ -1,0 +1,131 @@
+"""What `helm test` finds: everything in order where the chart was installed, and a line for each thing that is missing.
+
+The API server has no node, so operator and check run as processes, with the account that the chart made for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import apiserver
+from chart.support import CHART, NAMESPACE, check, operator_account, render, the
+from operators import fetch, free_port, process
+from trimtab import selfcheck
+from trimtab.settings import Settings
+
+pytestmark = pytest.mark.e2e
+
+SERVED = "selfchecked"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> Iterator[None]:
+    for name in (NAMESPACE, SERVED):
+        apiserver.kubectl("create", "namespace", name)
+    apiserver.kubectl("delete", "--ignore-not-found", "-f", selfcheck.__file__.partition("operator/")[0] + "crds")
+    done = apiserver.helm("install", "trimtab", CHART, "--namespace", NAMESPACE)
+    assert done.returncode == 0, done.stderr
+    yield
+    apiserver.helm("uninstall", "trimtab", "--namespace", NAMESPACE)
+
+
+def upgrade(*settings: str) -> None:
+    """The chart as it is, whatever was edited by hand."""
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    done = apiserver.helm("upgrade", "trimtab", CHART, "--namespace", NAMESPACE, "--force-conflicts", *chosen)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_pod_asks_the_operators_service() -> None:
+    pod = the("Pod", render(), "trimtab-test")
+    [container] = pod["spec"]["containers"]
+    deployed = the("Deployment", render())["spec"]["template"]["spec"]
+    assert container["args"] == ["--check", "$(TRIMTAB_SERVICE_HOST)"]
+    assert container["image"] == deployed["containers"][0]["image"]
+    assert container["securityContext"] == deployed["containers"][0]["securityContext"]
+    assert pod["spec"]["serviceAccountName"] == deployed["serviceAccountName"]
+    service = the("Service", render())["spec"]["selector"]
+    assert not service.items() <= pod["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("served", [[], [SERVED]], ids=["all namespaces", "a named one"])
+def test_all_is_well_after_an_install(tmp_path: Path, served: list[str]) -> None:
+    upgrade(*(f"settings.watchNamespaces={{{name}}}" for name in served))
+    settings = Settings(watch_namespaces=served, http_port=free_port(), lease=f"{NAMESPACE}/trimtab")
+    account = operator_account(tmp_path)
+
+    async def main() -> subprocess.CompletedProcess[str]:
+        async with process(settings, KUBECONFIG=str(account)):
+            assert await fetch(settings.http_port, "/healthz") == "ok"
+            return await asyncio.to_thread(check, account, settings)
+
+    done = asyncio.run(main())
+    assert (done.returncode, done.stdout) == (0, "the operator has all that it needs\n")
+    jobs = json.loads(
+        apiserver.kubectl(
+            "get", "jobs,tjob,configmaps,leases", "-n", served[0] if served else "default", "-o", "json"
+        ).stdout
+    )
+    assert not [item for item in jobs["items"] if "trimtab" in item["metadata"]["name"]]
+
+
+def test_each_thing_that_is_missing_is_a_line(tmp_path: Path) -> None:
+    """No operator runs, the role lacks a right, a quota and a policy are in the way, and a kind is not served."""
+    upgrade(f"settings.watchNamespaces={{{SERVED}}}")
+    settings = Settings(watch_namespaces=[SERVED], http_port=free_port(), lease=f"{NAMESPACE}/another")
+    rules = json.loads(apiserver.kubectl("get", "role", "trimtab", "-n", SERVED, "-o", "json").stdout)
+    for rule in rules["rules"]:
+        if "events" in rule["resources"]:
+            rule["verbs"] = ["get"]
+    apiserver.kubectl("replace", "-f", "-", stdin=json.dumps(rules))
+    quota = ("create", "quota", "full", "--hard=count/jobs.batch=0", "--namespace", SERVED)
+    apiserver.kubectl(*quota)
+    apiserver.kubectl("delete", "crd", "modelmonitors.trimtab.dev")
+    try:
+        lines = complaints(operator_account(tmp_path), settings)
+    finally:
+        apiserver.kubectl("delete", "quota", "full", "--namespace", SERVED)
+        upgrade()
+    assert f"the operator at http://127.0.0.1:{settings.http_port}/healthz does not answer" in lines[0]
+    told = [line.partition(":")[0] for line in lines[1:]]
+    assert told == [
+        f"list modelmonitors in {SERVED}",
+        f"create jobs in {SERVED}",
+        f"create events in {SERVED}",
+        f"get leases in {NAMESPACE}",
+        f"patch leases in {NAMESPACE}",
+    ]
+    assert "exceeded quota: full" in lines[2]
+
+
+def complaints(account: Path, settings: Settings) -> list[str]:
+    done = check(account, settings)
+    assert done.returncode == 1, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("given", [[], ["settings.watchNamespaces={ml}"]], ids=["all namespaces", "a named one"])
+def test_whatever_the_operator_may_do_is_tried(given: list[str]) -> None:
+    """A right that is added to the chart is tried by `helm test`, or this fails."""
+    tried = {
+        (attempt.verb, attempt.resource.plural + (f"/{attempt.part}" if attempt.part else ""))
+        for attempt in selfcheck.attempts(Settings(lease="a/b"), "default")
+    }
+    roles = [item for item in render(*given) if item["kind"] in ("Role", "ClusterRole") and bound(item)]
+    assert len(roles) == 2
+    rules = [rule for role in roles for rule in role["rules"]]
+    allowed = {(verb, resource) for rule in rules for verb in rule["verbs"] for resource in rule["resources"]}
+    # A watch is what /healthz is about, and a create is asked for by the server-side apply.
+    assert {pair for pair in allowed if pair[0] != "watch"} - {("create", "configmaps")} <= tried
+
+
+def bound(role: dict[str, Any]) -> bool:
+    """The others are for people."""
+    return not any("aggregate-to" in label for label in role["metadata"]["labels"])
