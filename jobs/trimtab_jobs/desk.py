@@ -63,11 +63,19 @@ class Desk:
         source = self.task.model
         beside = onnx_model.external_files if source.format == SourceFormat.ONNX else lambda path: []
         path = fetch(source.uri, "model.uri", self.store.files, beside)
+        if kept := self._kept(path):
+            return kept
         code = self._fetch(source.code, "model.code") if source.code else None
         with tempfile.TemporaryDirectory(prefix="trimtab-") as out:
             import_module(SOURCES[source.format]).import_source(source, path, code, Path(out))
             self._check_pin("model", f"model.uri: {source.uri}", digest_folder(Path(out)))
             return self.store.put(Path(out))
+
+    def _kept(self, path: Path) -> str:
+        """The artifact that Inspect made of the input model, if it is a copy of what is there now."""
+        pin = self.task.pins.get("model", "")
+        known = self.task.model.format == SourceFormat.ONNX and pin and self.store.has(pin)
+        return pin if known and onnx_model.is_copy(self.store.folder(pin), path) else ""
 
     def _fetch(self, uri: str, field: str) -> Path:
         return fetch(uri, field, self.store.files)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import platform
 import resource
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -27,7 +28,7 @@ LIBRARIES = (
 def hardware() -> Hardware:
     """This machine, as far as this process may use it."""
     cpu, flags = _cpu(Path("/proc/cpuinfo"))
-    return Hardware(cpu=cpu, flags=flags, threads=threads(), versions=_versions())
+    return Hardware(cpu=cpu, flags=flags, threads=threads(), versions=dict(versions()))
 
 
 def threads(root: Path = Path("/")) -> int:
@@ -82,8 +83,9 @@ def _cpu(cpuinfo: Path) -> tuple[str, list[str]]:
     return fields.get("model name") or platform.machine(), [flag for flag in FLAGS if flag in present]
 
 
-def _versions() -> dict[str, str]:
-    """From the package metadata: importing torch to ask for its version takes seconds."""
+@cache
+def versions() -> Mapping[str, str]:
+    """Of the libraries here, from the package metadata: importing torch to ask for its version takes seconds."""
     found = {}
     for name in LIBRARIES:
         try:

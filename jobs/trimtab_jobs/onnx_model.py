@@ -7,6 +7,7 @@ graph, so that a Model is one folder, whole.
 
 from __future__ import annotations
 
+import filecmp
 import re
 import shutil
 from collections import Counter
@@ -15,7 +16,7 @@ from typing import Any
 
 from trimtab.api.model import ModelFormat, ModelSource
 from trimtab_jobs.errors import InvalidInput
-from trimtab_jobs.model import ONNX_FILE, Model
+from trimtab_jobs.model import MANIFEST, ONNX_FILE, Model
 from trimtab_jobs.signature import Input
 
 _REFUSALS = (
@@ -44,6 +45,14 @@ def import_source(_source: ModelSource, path: Path, _code: Path | None, out: Pat
     _check_loads(out / ONNX_FILE, path)
     _check_inputs(out / ONNX_FILE, path)
     return Model(out, ModelFormat.ONNX).save_manifest()
+
+
+def is_copy(folder: Path, path: Path) -> bool:
+    """Whether `import_source` made the folder of the model at `path` as it is now, without reading its graph again."""
+    sources = {ONNX_FILE: path}
+    copies = (copy.relative_to(folder).as_posix() for copy in folder.rglob("*") if copy.is_file())
+    sources |= {name: path.parent / name for name in copies if name not in (ONNX_FILE, MANIFEST)}
+    return all(file.is_file() and filecmp.cmp(file, folder / name, shallow=False) for name, file in sources.items())
 
 
 def external_files(path: Path) -> list[str]:

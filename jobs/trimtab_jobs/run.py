@@ -38,7 +38,6 @@ from trimtab_jobs.metrics import CLASSIFIES, check
 from trimtab_jobs.onnx_model import operators
 from trimtab_jobs.pipeline import Skipped, run_steps
 from trimtab_jobs.remote import Bucket
-from trimtab_jobs.reporting import report_files
 from trimtab_jobs.signature import inputs
 from trimtab_jobs.store import Store, resolve
 from trimtab_jobs.timing import TAIL, Race, race, ratio
@@ -204,6 +203,8 @@ def _claim(desk: Desk, baseline: Finalist, winner: Finalist) -> Claim:
 
 def _publish(desk: Desk, winner: Finalist, found: Claim, digests: dict[str, str]) -> str:
     """Where the winner can be loaded from now."""
+    from trimtab_jobs.reporting import report_files  # with the page's templates, which no other stage needs
+
     task = desk.task
     assert task.publish
     reference = desk.splits.calibration if "calibration" in desk.paths else desk.splits.evaluation

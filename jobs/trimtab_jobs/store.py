@@ -111,10 +111,14 @@ class Store:
         self.files.place(folder, f"artifacts/{hexdigits(digest)}")
         return digest
 
+    def has(self, digest: str) -> bool:
+        """Whether there is such an artifact."""
+        return self._artifact(digest).is_dir()
+
     def folder(self, digest: str) -> Path:
         """Where an artifact is."""
         folder = self._artifact(digest)
-        if not folder.is_dir():
+        if not self.has(digest):
             raise InvalidInput(f"store: {self.files.root} has no artifact {digest}: was it cleaned? create a new job")
         return folder
 
@@ -128,7 +132,7 @@ class Store:
         if not path.is_file():
             return None
         found = Cached(**json.loads(path.read_text()))
-        return found if self._artifact(found.artifact).is_dir() else None
+        return found if self.has(found.artifact) else None
 
     def remember(self, key: str, made: Cached) -> None:
         self.files.write(_cache_name(key), json.dumps(asdict(made)))

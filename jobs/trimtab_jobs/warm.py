@@ -38,6 +38,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from trimtab_jobs.hardware import versions
+
 LIBRARIES = (
     "trimtab_jobs.run",
     "trimtab_jobs.deal",
@@ -78,6 +80,7 @@ def _load() -> None:
     for name in LIBRARIES:
         with suppress(ImportError):  # such as an engine that is not installed: whoever needs it says so
             import_module(name)
+    versions()
     gc.collect()
     gc.freeze()  # or the first collection of every child would write to, and so copy, every page there is
     if (pid := os.fork()) == 0:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from trimtab.api.job import Algorithm, Constraint, OptimizationJob
@@ -121,7 +122,13 @@ def _derived(job: OptimizationJob) -> Recipe:
 
 def recipe(inspection: Inspection, target: Target, hardware: Hardware, constraints: Sequence[Constraint]) -> Recipe:
     """The alternatives for a model: their pipeline, and a point of its space for each."""
-    pipelines = list(_alternatives(_look(inspection, target, hardware, constraints)))
+    return _recipe(_look(inspection, target, hardware, constraints))
+
+
+@lru_cache
+def _recipe(look: Look) -> Recipe:
+    """Kept, because every decision of a job asks for it several times and it takes longer than the rest of one."""
+    pipelines = list(_alternatives(look))
     steps = span(pipelines)
     located = (locate(steps, alternative.steps) for alternative in pipelines)
     return Recipe(steps, tuple(point for point in located if point is not None))

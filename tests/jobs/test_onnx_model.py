@@ -7,12 +7,13 @@ from pathlib import Path
 import magika
 import onnx
 import onnx.parser
+import pytest
 from onnx.external_data_helper import set_external_data
 
 from bad_inputs import make_model
 from trimtab.api.model import ModelFormat, ModelSource
 from trimtab_jobs.model import open_model
-from trimtab_jobs.onnx_model import external_files, import_source, inputs, operators
+from trimtab_jobs.onnx_model import external_files, import_source, inputs, is_copy, operators
 from trimtab_jobs.signature import Input
 from trimtab_jobs.store import digest_folder
 
@@ -55,6 +56,21 @@ def test_external_data_comes_along(tmp_path: Path) -> None:
     assert sorted(path.name for path in out.iterdir()) == ["model.json", "model.onnx", "weights.bin"]
     assert model == open_model(out)
     assert model.size > (source / "weights.bin").stat().st_size
+
+
+@pytest.mark.parametrize("changed", ["", "m.onnx", "weights.bin", "no weights.bin"])
+def test_a_copy_is_known_until_a_file_of_the_model_changes(tmp_path: Path, changed: str) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    onnx.save(make_model(), source / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    import_source(SOURCE, source / "m.onnx", None, out)
+    if changed.startswith("no "):
+        (source / changed.removeprefix("no ")).unlink()
+    elif changed:
+        content = (source / changed).read_bytes()
+        (source / changed).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert is_copy(out, source / "m.onnx") == (not changed)
 
 
 def test_external_data_is_found_wherever_a_graph_keeps_it(tmp_path: Path) -> None:
