@@ -66,11 +66,15 @@ def _end(_signal: int, _frame: object) -> NoReturn:
 
 def _task(text: str) -> Task:
     try:
-        task = Task.model_validate_json(text)
+        task = Task.asked(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{TASK_VARIABLE}: {where}: {first['msg']}: set it to a Task as JSON") from None
+        if first["type"] == "extra_forbidden":
+            remedy = "this image does not know it: name one of the operator's version in the OptimizationRuntime"
+        else:
+            remedy = f"{first['msg']}: set it to a Task as JSON"
+        raise ValueError(f"{TASK_VARIABLE}: {where}: {remedy}") from None
     if task.version != WORK_VERSION:
         raise ValueError(f"{TASK_VARIABLE}: version {task.version}: this image reads {WORK_VERSION}: use another one")
     return task

@@ -245,9 +245,13 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def read(model: type[M], item: Object) -> M:
-    """A stored object. Raises Unreadable with its first problem, in one line that names the object if it is another."""
+    """A stored object. Raises Unreadable with its first problem, in one line that names the object if it is another.
+
+    What the API server let in and we don't know is ignored: CRDs are upgraded before the operator, and their defaults
+    then appear in every object at once.
+    """
     try:
-        return model.model_validate(item)
+        return model.model_validate(item, extra="ignore")
     except ValidationError as error:
         where = "/".join(name_of(item))
         raise Unreadable(f"{model.__name__} {where}: {problems(error, model)[0]}") from None

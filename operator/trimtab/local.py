@@ -146,7 +146,7 @@ class Machine:
     def _observe(self, path: Path) -> ObservedWork | None:
         if not (path / "task.json").exists():
             return None
-        task = Task.model_validate_json((path / "task.json").read_text())
+        task = Task.recorded((path / "task.json").read_text())
         work = Work(path.name, task, int(path.name.rsplit("-", 1)[1]))
         process = self.started.get(work.name)
         if process and process.poll() is None:
@@ -175,7 +175,7 @@ class Machine:
         path = self.folder / "work" / work.name
         path.mkdir(parents=True, exist_ok=True)
         (path / "message").unlink(missing_ok=True)
-        task = work.task.model_dump_json(by_alias=True, exclude_none=True)
+        task = work.task.text()
         write(path / "task.json", task)
         volumes = {claim: str(directory.resolve()) for claim, directory in self.volumes.items()}
         given = {
@@ -202,7 +202,7 @@ class Machine:
             held, path = resident(process.pid), self.folder / "work" / name
             if held <= parse_quantity(budget):
                 continue
-            task = Task.model_validate_json((path / "task.json").read_text())
+            task = Task.recorded((path / "task.json").read_text())
             if task.stage == Stage.TRIAL:
                 process.kill()
                 write(path / "message", _over(budget, held, Report(stage=task.stage, trial=task.trial)).compact())

@@ -90,7 +90,7 @@ def work_of(job: Mapping[str, Any]) -> Work:
     """The work that a Job from `job_manifest` was made of. Raises ValueError if it holds no readable Task."""
     metadata = job["metadata"]
     attempt = int(metadata.get("labels", {}).get(ATTEMPT_LABEL, 0))
-    return Work(metadata["name"], Task.model_validate_json(task_text(job)), attempt)
+    return Work(metadata["name"], Task.recorded(task_text(job)), attempt)
 
 
 def task_text(job: Mapping[str, Any]) -> str:
@@ -283,7 +283,7 @@ def _environment(task: Task, runtime: OptimizationRuntime) -> list[Manifest]:
     """The runtime's variables and ours, which win over a repeated name."""
     mounts = {claim: f"{VOLUMES_PATH}/{claim}" for claim in sorted(claimed(task))}
     ours = {
-        TASK_VARIABLE: task.model_dump_json(by_alias=True, exclude_none=True),
+        TASK_VARIABLE: task.text(),
         VOLUMES_VARIABLE: json.dumps(mounts),
         MESSAGE_VARIABLE: MESSAGE_PATH,
     }

@@ -3,6 +3,11 @@
 A pod gets one Task (JSON in the environment variable `TRIMTAB_TASK`, so that it is created atomically with the Job
 and can be read back from it) and leaves one Report. The full Report goes to the store; `Report.compact` fits it into
 the 4,096 bytes that Kubernetes keeps of a container's termination message.
+
+Images and operators of neighbouring versions meet here: a runtime names its image, and a job in flight outlives an
+upgrade. What is at its default is not written, and what a reader does not know of a Record it ignores; so a field
+may be added, if its default means what there was before. An image refuses a setting that it does not know, because
+what it made would be taken for what was asked. A change of meaning needs a new `WORK_VERSION`.
 """
 
 from __future__ import annotations
@@ -11,7 +16,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic_core import to_json
 
 from trimtab.api.base import Record
 from trimtab.api.job import Constraint
@@ -82,9 +88,30 @@ class Task(Record):
     measure: list[Metric] = Field([], description="What promises and objectives name.")
     metrics: Metrics = Metrics()
     publish: str | None = None
+
+    def text(self) -> str:
+        """As JSON, as `asked` and `recorded` read it."""
+        return _versioned(self)
+
+    @classmethod
+    def asked(cls, text: str) -> Task:
+        """For whoever does the work: an unknown setting is refused. Raises ValidationError."""
+        return cls.model_validate_json(text)
+
+    @classmethod
+    def recorded(cls, text: str) -> Task:
+        """For whoever only looks at what was asked, maybe by a newer operator. Raises ValidationError."""
+        return cls.model_validate_json(text, extra="ignore")
+
     report: str = Field(
         "", description="Publish: the job's JobReport so far, packed; with the claim it is published too."
     )
+
+
+def _versioned(document: Task | Report) -> str:
+    """Without what is at its default; but the version is always said, for a reader may have another one."""
+    said = document.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
+    return to_json({"version": document.version} | said, inf_nan_mode="null").decode()
 
 
 OUT_OF_SPACE = "OutOfSpace"
@@ -108,6 +135,15 @@ Number = Annotated[float, PlainSerializer(lambda value: float(f"{value:.10g}"), 
 """Ten digits: bytes stay whole, and the timings of a large playoff fit into a message."""
 
 
+def _known(metrics: Any) -> Any:
+    """Without what only a newer image measures."""
+    known = set(Metric)
+    return {name: value for name, value in metrics.items() if name in known} if isinstance(metrics, dict) else metrics
+
+
+Measured = Annotated[dict[Metric, Number], BeforeValidator(_known)]
+
+
 class Measurement(Record):
     """One model on one engine: what the job needs of it, in fractions, seconds, bytes and plain numbers.
 
@@ -116,7 +152,7 @@ class Measurement(Record):
 
     engine: EngineName
     executed: bool = Field(True, description="False: built for hardware that is not here.")
-    metrics: dict[Metric, Number] = {}
+    metrics: Measured = {}
     note: str = ""
     seconds: Number = Field(0.0, description="What it took to measure.")
 
@@ -137,7 +173,7 @@ class Timing(Record):
     engine: EngineName
     ratio: Interval
     batch_ratio: Interval | None = None
-    metrics: dict[Metric, Number] = Field({}, description="What was timed: latencies, and throughput where asked for.")
+    metrics: Measured = Field({}, description="What was timed: latencies, and throughput where asked for.")
 
 
 class Report(Record):
@@ -184,7 +220,7 @@ class Report(Record):
         return text
 
     def _json(self) -> str:
-        return self.model_dump_json(by_alias=True, exclude_defaults=True, exclude_none=True)
+        return _versioned(self)
 
 
 def _fewer_operators(report: Report) -> dict[str, Any]:

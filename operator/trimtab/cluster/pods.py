@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trimtab.api.names import ATTEMPT_LABEL
-from trimtab.api.work import Report, Task
+from trimtab.api.work import WORK_VERSION, Report, Task
 from trimtab.cluster.client import Client, Object
 from trimtab.cluster.objects import PODS
 from trimtab.decisions import ObservedWork, Work, WorkState
@@ -214,9 +214,12 @@ def _left_by(job: JobRecord, pods: Sequence[Object]) -> tuple[Report | None, str
     ended = _container(pod["status"]).get("state", {}).get("terminated", {})
     text = ended.get("message", "")
     try:
-        return Report.model_validate_json(text), ""
+        report = Report.model_validate_json(text)
     except ValidationError:
         return None, _why(pod, ended, text, job.reason)
+    if report.version != WORK_VERSION:
+        return None, f"a report of version {report.version}, not {WORK_VERSION}: name another image in the runtime"
+    return report, ""
 
 
 def _why(pod: Object, ended: Mapping[str, Any], text: str, reason: str) -> str:
@@ -262,4 +265,4 @@ def _work(job: JobRecord) -> Work:
 @lru_cache(maxsize=256)
 def _task(text: str) -> Task:
     """Tasks are frozen, and the same few are observed again and again."""
-    return Task.model_validate_json(text)
+    return Task.recorded(text)
