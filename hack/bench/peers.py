@@ -60,24 +60,30 @@ def ort_static(problem: Problem, out: Path) -> Model:
 
 
 def ort_static_tuned(problem: Problem, out: Path) -> Model:
-    """Preprocessed, only what computes, per channel, and the best of three calibrators."""
+    """Preprocessed, only what computes, and the best of three calibrators; per tensor where per channel crashes."""
     prepared = preprocessed(problem, out)
 
     def attempt(method: quantization.CalibrationMethod) -> Attempt:
         def make(folder: Path) -> Model:
             model = Model(folder, ModelFormat.ONNX)
-            quantization.quantize_static(
-                prepared,
-                model.file,
-                Samples(problem.splits.calibration),
-                op_types_to_quantize=COMPUTE,
-                per_channel=True,
-                reduce_range=saturates(),
-                calibrate_method=method,
-            )
+            try:
+                quantize(model, method, per_channel=True)
+            except ValueError:  # ONNX Runtime 1.31 compares a bias's scales as if they were one (magika's Gemm)
+                quantize(model, method, per_channel=False)
             return model
 
         return make
+
+    def quantize(model: Model, method: quantization.CalibrationMethod, per_channel: bool) -> None:
+        quantization.quantize_static(
+            prepared,
+            model.file,
+            Samples(problem.splits.calibration),
+            op_types_to_quantize=COMPUTE,
+            per_channel=per_channel,
+            reduce_range=saturates(),
+            calibrate_method=method,
+        )
 
     methods = quantization.CalibrationMethod
     return best(
