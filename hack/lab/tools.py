@@ -53,6 +53,7 @@ TOOLS = {
     "containerd-shim-runc-v2": _containerd("containerd-shim-runc-v2"),
     "ctr": _containerd("ctr"),
     "helm": Tool("helm", "helm.sh/helm/v4/cmd/helm"),
+    "registry": Tool("registry", "github.com/distribution/distribution/v3/cmd/registry"),
     "versitygw": Tool("s3", "github.com/versity/versitygw/cmd/versitygw"),
 }
 CONTROL_PLANE = ("etcd", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler")

@@ -29,6 +29,7 @@ _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (elsewhere than at AWS also AWS_ENDPOINT_URL)",
     "gs": "GOOGLE_SERVICE_ACCOUNT_KEY",
     "hf": "HF_TOKEN",
+    "oci": "DOCKER_AUTH_CONFIG to the content of a docker config.json with a login for this registry",
     "models": "MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD,",
 }
 Result = TypeVar("Result")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trimtab.api.model import Metric, is_local
+from trimtab.api.model import Metric
 from trimtab.api.status import Claim, Inspection, Interval, Verdict
 from trimtab.api.work import ErrorKind, Finalist, Report, Stage, Task, Timing, WorkError
 from trimtab_jobs import publish as publishing
@@ -32,12 +32,11 @@ from trimtab_jobs.drift.profile import make_profile, predicted
 from trimtab_jobs.engines import Session
 from trimtab_jobs.errors import Crashed, InvalidInput, NotApplicable, OutOfSpace, Temporary, WorkFailure
 from trimtab_jobs.evaluate import batch_size, caller, latencies, throughput_batch
-from trimtab_jobs.files import FULL, SharedFolder
+from trimtab_jobs.files import FULL
 from trimtab_jobs.hardware import hardware, peak_memory
 from trimtab_jobs.metrics import CLASSIFIES, check
 from trimtab_jobs.onnx_model import operators
 from trimtab_jobs.pipeline import Skipped, run_steps
-from trimtab_jobs.remote import Bucket
 from trimtab_jobs.signature import inputs
 from trimtab_jobs.store import Store, resolve
 from trimtab_jobs.timing import TAIL, Race, race, ratio
@@ -216,22 +215,18 @@ def _publish(desk: Desk, winner: Finalist, found: Claim, digests: dict[str, str]
         digests=digests | {"model": task.pins.get("model", "")},
         hardware=desk.hardware,
     )
-    uri = f"{task.publish.rstrip('/')}/{publishing.folder_name(winner.artifact)}"
+    place = publishing.place(task.publish)
+    uri = place.address(publishing.edition_name(winner.artifact))
     model, pods = desk.model(winner.artifact), desk.store.reports(task.job.uid)
     with tempfile.TemporaryDirectory(prefix="trimtab-") as scratch:
         profile.save(Path(scratch) / publishing.PROFILE)
-        publishing.publish(
-            _folder(task.publish),
+        return publishing.publish(
+            place,
             model,
             Path(scratch) / publishing.PROFILE,
             publication,
             report_files(task.report, found, uri, model.format, pods) if task.report else {},
         )
-    return uri
-
-
-def _folder(uri: str) -> SharedFolder | Bucket:
-    return SharedFolder(resolve(uri, "publish"), "publish") if is_local(uri) else Bucket(uri, "publish")
 
 
 def _predictions(desk: Desk, session: Session, split: Split) -> Array | None:

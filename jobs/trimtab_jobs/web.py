@@ -181,10 +181,15 @@ def _mlflow_login() -> dict[str, str]:
 
 
 def _get(url: str, login: Mapping[str, str] | None = None) -> HTTPResponse:
-    """The answer to a GET, open. What the status means is the type of the error."""
+    """The answer to a GET, open. Raises as `answer_to` does."""
     request = urllib.request.Request(url)  # noqa: S310 (only http and https come here)
     for name, value in (login or {}).items():
         request.add_unredirected_header(name, value)
+    return answer_to(request)
+
+
+def answer_to(request: urllib.request.Request) -> HTTPResponse:
+    """The answer to a request, open. What the status means is the type of the error."""
     try:
         answer: HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
         return answer

@@ -148,7 +148,7 @@ CASES = (
         {"spec.model.uri": "models:/digits"},
         "'models:/digits' is not a file, pvc, http, https, s3",
     ),
-    Case(JOB, {"spec.publish.uri": "hf://org/name"}, "'hf://org/name' is not a file, pvc, s3 or gs address such as"),
+    Case(JOB, {"spec.publish.uri": "hf://org/name"}, "'hf://org/name' is not a file, pvc, s3, gs or oci address"),
     Case(
         RUNTIME,
         {"spec.store.uri": "s3://store/a"},

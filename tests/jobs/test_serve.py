@@ -30,10 +30,9 @@ from trimtab.api.work import VOLUMES_VARIABLE, Finalist, JobIdentity
 from trimtab_jobs.data import Array, read_split
 from trimtab_jobs.drift.profile import Profile, make_profile
 from trimtab_jobs.engines import RUNNABLE
-from trimtab_jobs.files import SharedFolder
 from trimtab_jobs.model import Model
 from trimtab_jobs.openvino_model import openvino, save
-from trimtab_jobs.publish import Publication, publish
+from trimtab_jobs.publish import Folder, Publication, publish
 from trimtab_jobs.store import digest_folder
 
 # The tests' model is trained for a second, not until it has converged.
@@ -78,7 +77,7 @@ class Site:
             digests={},
             hardware=Hardware(),
         )
-        publish(SharedFolder(self.root / "published", "publish"), model, profile, publication, {})
+        publish(Folder((self.root / "published").as_uri()), model, profile, publication, {})
         return digest
 
     def serve(self, *arguments: str) -> Server:

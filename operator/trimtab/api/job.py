@@ -156,7 +156,10 @@ class Budget(Spec):
 class Publish(Spec):
     """Where the winner goes."""
 
-    uri: WritableUri = Field(description="A folder: each winner under its digest, and current.json naming the newest.")
+    uri: WritableUri = Field(
+        description="A folder: each winner under its digest, and current.json naming the newest. Or a repository of "
+        "an OCI registry: each winner an image that pods can mount, under its digest's first digits and the given tag."
+    )
 
 
 IMMUTABLE = (

@@ -33,7 +33,11 @@ _FOLDER, _BUCKET = r"(file|pvc)://\S+", r"(s3|gs)://[^\s/@]+(/\S*)?"
 # Without user:password@, for credentials are in no spec.
 _ANYWHERE = rf"{_FOLDER}|{_BUCKET}|https?://[^\s/@]+/\S+|hf://\S+|models:/[^\s/@]+[/@][^\s/@]+"
 URI = Pattern(rf"^({_ANYWHERE})$", "a file, pvc, http, https, s3, gs, hf or models address such as s3://models/a.onnx")
-WRITABLE = Pattern(rf"^({_FOLDER}|{_BUCKET})$", "a file, pvc, s3 or gs address such as s3://models/magika")
+_NAME = r"[a-z0-9]+([._-]+[a-z0-9]+)*"
+_IMAGE = rf"oci://[^\s/@]+(/{_NAME})+(:\w[\w.-]{{0,127}})?"
+WRITABLE = Pattern(
+    rf"^({_FOLDER}|{_BUCKET}|{_IMAGE})$", "a file, pvc, s3, gs or oci address such as oci://registry/models/magika:v1"
+)
 FOLDER = Pattern(rf"^({_FOLDER})$", "a file:// or pvc:// address, for pods share it as a disk, such as pvc://store")
 NAME = Pattern(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "a Kubernetes name such as cpu-small")
 FACTORY = Pattern(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", "a module:function such as digits:build")
