@@ -4,12 +4,14 @@ Starting that process and loading the model takes longer than telling the result
 kept, with the size and time of every file that was looked at.
 
 Splits are dealt into a folder that is named by the data, so that no two data sets ever share one: a job that was
-written for some data keeps its splits, whatever the model is looked at with later.
+written for some data keeps its splits, whatever the model is looked at with later. Those that no job can refer to any
+more are removed; that somebody was given a job, a file beside the splits says.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -26,6 +28,9 @@ from trimtab.processes import Processes
 from trimtab.runs import companions, stamp, write
 
 MODULE = "trimtab_jobs.look"
+KEPT = "kept"
+"""The file beside splits to which a job somewhere refers."""
+_DEALT, _DIGITS = "data-", 12
 
 
 class Kept(Record):
@@ -63,7 +68,20 @@ def _still_there(seen: Look) -> bool:
 def dealt(data: Path, folder: Path) -> Path:
     """Where the splits that `data` lacks are written: of the same files, unchanged, it is the same folder."""
     digest = sha256(json.dumps(_data_stamps(data), sort_keys=True).encode()).hexdigest()
-    return folder / f"data-{digest[:12]}"
+    return folder / f"{_DEALT}{digest[:_DIGITS]}"
+
+
+def keep(data: Path, folder: Path) -> None:
+    """Keep what was dealt of `data` for good: somebody has a job that refers to it."""
+    if (splits := dealt(data, folder)).is_dir():
+        (splits / KEPT).touch()
+
+
+def forget(data: Path, folder: Path) -> None:
+    """Remove what was dealt of other data than `data` for jobs that nobody has: each replaced the one before it."""
+    for splits in folder.glob(f"{_DEALT}{'[0-9a-f]' * _DIGITS}"):
+        if splits != dealt(data, folder) and not (splits / KEPT).exists():
+            shutil.rmtree(splits)
 
 
 def _data_stamps(data: Path) -> dict[str, list[int]]:

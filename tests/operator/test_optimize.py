@@ -104,6 +104,24 @@ def test_init_writes_a_job_with_what_was_seen(digits: Path, tmp_path: Path) -> N
     assert trimtab(tmp_path, "init", digits / "model.onnx", "--data", digits, "-o", "mine.yaml", "--force")[0] == 0
 
 
+def test_splits_that_no_job_refers_to_are_removed(digits: Path, data: Path, tmp_path: Path) -> None:
+    with np.load(data) as samples:
+        for count in (60, 70, 80, 90):
+            np.savez(tmp_path / f"{count}.npz", **{name: array[:count] for name, array in samples.items()})
+    model = digits / "model.onnx"
+    assert trimtab(tmp_path, "optimize", model, "--data", "60.npz", *QUICK)[0] in (0, 3)
+    assert trimtab(tmp_path, "optimize", model, "--data", "70.npz", "--dry-run")[0] == 0
+    assert trimtab(tmp_path, "init", model, "--data", "80.npz")[0] == 0
+    mine = tmp_path / ".trimtab" / "model" / "data-of-mine"
+    mine.mkdir()
+    assert len(list(mine.parent.glob("data-*"))) == 4
+    for _ in range(2):
+        assert trimtab(tmp_path, "optimize", model, "--data", "90.npz", *QUICK)[0] in (0, 3)
+        sizes = [len(np.load(split)["labels"]) for split in mine.parent.glob("data-*/evaluation.npz")]
+        assert sorted(sizes) == [28, 32, 36]
+        assert mine.is_dir()
+
+
 def test_two_data_sets_never_share_a_folder(digits: Path, tmp_path: Path) -> None:
     """Whatever the order of `init` and `optimize`, each job names splits of its own data."""
     samples = dict(np.load(digits / "evaluation.npz"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from trimtab.api.answer import Answer
 from trimtab.compose import Asked, job_name, job_text, run_command
 from trimtab.documents import Refused
-from trimtab.looking import look
+from trimtab.looking import keep, look
 from trimtab.processes import Processes
 from trimtab.runs import hold, writable, write
 from trimtab.voice import Said, speak
@@ -24,6 +24,7 @@ def _init(given: argparse.Namespace) -> Said:
     folder = given.out or Path(".trimtab") / job_name(given.model)
     with hold(folder, job_name(given.model)), Processes() as processes:
         seen = look(given.model, given.data, folder, None, processes)
+        keep(given.data, folder)
     text = job_text(given.model, seen, Asked(given.max_drop, given.timeout), folder / "published")
     with writable(given.job):
         write(given.job, text)

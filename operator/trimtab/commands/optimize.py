@@ -18,7 +18,7 @@ from trimtab.api.quantities import parse_duration, parse_percent, parse_quantity
 from trimtab.compose import Asked, job_name, job_text, run_command, summary
 from trimtab.documents import Refused, read_job
 from trimtab.local import run_held
-from trimtab.looking import dealt, look_again
+from trimtab.looking import dealt, forget, keep, look_again
 from trimtab.processes import Processes
 from trimtab.runs import check_writable, hold, writable, write
 from trimtab.voice import Said, ended, following, progress_stream, speak
@@ -43,10 +43,12 @@ def _optimize(given: argparse.Namespace) -> Said:
         seen = look_again(given.model, given.data, folder, metric, processes)
         text = job_text(given.model, seen, asked, given.publish or folder / "published")
         if given.dry_run:
+            keep(given.data, folder)
             hint = f"# Written to a file: {run_command(Path('job.yaml'), folder)}\n"
             paths = {"data": str(dealt(given.data, folder))}
             return Answer(command=given.command, paths=paths, job=yaml.safe_load(text)), hint + text.rstrip()
         write(folder / "job.yaml", text)
+        forget(given.data, folder)
         job = read_job(folder / "job.yaml")
         print("\n".join(summary(given.model, seen)), file=progress_stream(given), flush=True)
         with following(given, job.spec) as follower:
