@@ -9,13 +9,13 @@ see, and two for the claim.
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 
-from trimtab_jobs.data import LABELS, Array, Split, read_split, row_digests
+from trimtab_jobs.data import LABELS, Array, Split, row_digests
 from trimtab_jobs.errors import InvalidInput
 
 NAMES = ("calibration", "evaluation", "holdout")
@@ -27,17 +27,20 @@ HAND = 5
 """Cards in a round: one of them calibrates."""
 
 
-def read_splits(data: Path) -> dict[str, Split]:
-    """The splits that somebody made: an .npz file is the evaluation split, a folder has one file for each.
-
-    Raises InvalidInput as `read_split` does.
-    """
+def split_files(data: Path) -> dict[str, Path]:
+    """The splits that somebody made: an .npz file is the evaluation split, a folder has one file for each."""
     if not data.is_dir():
-        return {"evaluation": read_split("evaluation", data)}
-    files = {name: data / f"{name}.npz" for name in NAMES}
-    if not files["evaluation"].is_file():
+        return {"evaluation": data}
+    names = choose_files(str(data), [path.name for path in data.iterdir() if path.is_file()])
+    return {name: data / f"{name}.npz" for name in names}
+
+
+def choose_files(data: str, present: Collection[str]) -> list[str]:
+    """Whose files a folder has, of the names of those in it. Raises InvalidInput where evaluation's is missing."""
+    found = [name for name in NAMES if f"{name}.npz" in present]
+    if "evaluation" not in found:
         raise InvalidInput(f"{data}: there is no evaluation.npz in it: put the samples to judge a model by there")
-    return {name: read_split(name, path) for name, path in files.items() if path.is_file()}
+    return found
 
 
 def complete(splits: dict[str, Split], folder: Path) -> dict[str, Split]:

@@ -82,7 +82,11 @@ def _optimize(commands: Commands) -> None:
     asked.add_argument("--max-latency", metavar="TIME", help="at the 95th percentile, such as 5ms")
     optimize.add_argument("--engines", metavar="A,B", help="default: every engine that is installed here")
     optimize.add_argument("--timeout", default=TIMEOUT, metavar="TIME", help="for the search; default %(default)s")
-    optimize.add_argument("--publish", type=Path, metavar="DIR", help="where the winner goes; default OUT/published")
+    optimize.add_argument(
+        "--publish",
+        metavar="DIR",
+        help="where the winner goes, or an address such as s3://models/magika; default OUT/published",
+    )
     optimize.add_argument("--dry-run", action="store_true", help="print the job that would run, for `trimtab run`")
     _add_output(optimize)
 
@@ -164,11 +168,10 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="an .onnx file, or its address such as s3://models/a.onnx")
     command.add_argument(
         "--data",
-        type=Path,
         required=True,
         metavar="DATA",
         help="an .npz file of arrays by input name and `labels`, or a folder with evaluation.npz "
-        "and, if you have them, calibration.npz and holdout.npz",
+        "and, if you have them, calibration.npz and holdout.npz; here, or at an address such as s3://data/digits",
     )
     command.add_argument("--out", type=Path, metavar="DIR", help="where results go; default .trimtab/MODEL")
 

@@ -38,8 +38,11 @@ def job_name(model: str) -> str:
     return name or "model"
 
 
-def job_text(model: str, look: Look, asked: Asked, published: Path) -> str:
-    """The OptimizationJob, with comments that say what was seen and what each part is for. `model`: path or address."""
+def job_text(model: str, look: Look, asked: Asked, published: str) -> str:
+    """The OptimizationJob, with comments that say what was seen and what each part is for.
+
+    `model` and `published` are paths or addresses.
+    """
     return "\n".join(_lines(model, look, asked, published)) + "\n"
 
 
@@ -54,7 +57,7 @@ def _title(model: str) -> str:
     return PurePosixPath(path if is_address(model) else model).name
 
 
-def _lines(model: str, look: Look, asked: Asked, published: Path) -> Iterator[str]:
+def _lines(model: str, look: Look, asked: Asked, published: str) -> Iterator[str]:
     yield from (f"# {line}" for line in summary(model, look))
     yield "apiVersion: trimtab.dev/v1alpha1"
     yield "kind: OptimizationJob"
@@ -76,7 +79,7 @@ def _lines(model: str, look: Look, asked: Asked, published: Path) -> Iterator[st
     yield "  # techniques: [{quantize: {operatorScope: [All, Compute], perChannel: [true, false]}}]"
     yield "  # No new trial is started after that; what was found by then is measured and published."
     yield f"  search: {{timeout: {asked.timeout}}}"
-    yield f"  publish: {{uri: {_uri(str(published))}}}"
+    yield f"  publish: {{uri: {_uri(published)}}}"
 
 
 _USES = {

@@ -42,12 +42,12 @@ class Kept(Record):
     look: Look
 
 
-def look_again(model: str, data: Path, folder: Path, metric: Metric | None, processes: Processes) -> Look:
+def look_again(model: str, data: str, folder: Path, metric: Metric | None, processes: Processes) -> Look:
     """The same as `look`, from the file look.json in `folder` if nothing has changed since it was written.
 
-    A model on another machine is looked at again: only that machine knows whether it has changed.
+    What is on another machine is looked at again: only that machine knows whether it has changed.
     """
-    if is_address(model):
+    if is_address(model) or is_address(data):
         return look(model, data, folder, metric, processes)
     files, memory = _stamps(*companions(Path(model))) | _data_stamps(data), folder / "look.json"
     try:
@@ -65,36 +65,41 @@ def _still_there(seen: Look) -> bool:
     return all(Path(file).is_file() for file in seen.data.values())
 
 
-def dealt(data: Path, folder: Path) -> Path:
-    """Where the splits that `data` lacks are written: of the same files, unchanged, it is the same folder."""
-    digest = sha256(json.dumps(_data_stamps(data), sort_keys=True).encode()).hexdigest()
+def dealt(data: str, folder: Path) -> Path:
+    """Where the splits that `data` lacks are written: of the same files, unchanged, it is the same folder.
+
+    Of an address, `trimtab_jobs.look` makes a folder in it for each version that it fetched.
+    """
+    stamps = {data: []} if is_address(data) else _data_stamps(data)
+    digest = sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest()
     return folder / f"{_DEALT}{digest[:_DIGITS]}"
 
 
-def keep(data: Path, folder: Path) -> None:
+def keep(data: str, folder: Path) -> None:
     """Keep what was dealt of `data` for good: somebody has a job that refers to it."""
     if (splits := dealt(data, folder)).is_dir():
         (splits / KEPT).touch()
 
 
-def forget(data: Path, folder: Path) -> None:
+def forget(data: str, folder: Path) -> None:
     """Remove what was dealt of other data than `data` for jobs that nobody has: each replaced the one before it."""
     for splits in folder.glob(f"{_DEALT}{'[0-9a-f]' * _DIGITS}"):
         if splits != dealt(data, folder) and not (splits / KEPT).exists():
             shutil.rmtree(splits)
 
 
-def _data_stamps(data: Path) -> dict[str, list[int]]:
-    return _stamps(*data.glob("*.npz")) if data.is_dir() else _stamps(data)
+def _data_stamps(data: str) -> dict[str, list[int]]:
+    path = Path(data)
+    return _stamps(*path.glob("*.npz")) if path.is_dir() else _stamps(path)
 
 
 def _stamps(*paths: Path) -> dict[str, list[int]]:
     return {str(path.resolve()): stamp(path) for path in paths}
 
 
-def look(model: str, data: Path, folder: Path, metric: Metric | None, processes: Processes) -> Look:
+def look(model: str, data: str, folder: Path, metric: Metric | None, processes: Processes) -> Look:
     """What `trimtab_jobs.look` sees; what it fetches and deals is kept in `folder`, a run's. Raises Refused."""
-    words = [MODULE, model, str(data), str(dealt(data, folder))]
+    words = [MODULE, model, data, str(dealt(data, folder))]
     words += ["--metric", metric] if metric else []
     code, said, errors = _finished(words, processes)
     if code == 0:

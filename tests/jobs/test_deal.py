@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bad_inputs import SPLITS, make_samples
-from trimtab_jobs.data import Split, check_disjoint, row_digests
-from trimtab_jobs.deal import LEAST, complete, deal, read_splits
+from trimtab_jobs.data import Split, check_disjoint, read_split, row_digests
+from trimtab_jobs.deal import LEAST, complete, deal, split_files
 from trimtab_jobs.errors import InvalidInput
 
 MISSING = {
@@ -29,6 +29,10 @@ def save(folder: Path, *names: str, samples: int = 1000) -> Path:
     return folder
 
 
+def read(data: Path) -> dict[str, Split]:
+    return {name: read_split(name, path) for name, path in split_files(data).items()}
+
+
 def numbered(values: list[int], labels: list[int] | None = None) -> Split:
     column = np.array(values, np.int64)[:, None]
     return Split("evaluation", {"x": column}, None if labels is None else np.array(labels), "all.npz")
@@ -38,7 +42,7 @@ def numbered(values: list[int], labels: list[int] | None = None) -> Split:
 def test_what_is_missing_is_dealt_from_evaluation(tmp_path: Path, case: str) -> None:
     given, sizes = MISSING[case]
     data = save(tmp_path / "data", "evaluation", *given)
-    splits = complete(read_splits(data), tmp_path / "dealt")
+    splits = complete(read(data), tmp_path / "dealt")
     assert {name: len(split) for name, split in splits.items()} == sizes
     kept = {*given, *(("evaluation",) if len(given) == 2 else ())}
     assert {name for name, split in splits.items() if Path(split.file).parent == data} == kept
@@ -47,7 +51,7 @@ def test_what_is_missing_is_dealt_from_evaluation(tmp_path: Path, case: str) -> 
 
 def test_every_split_has_the_same_mix_of_labels(tmp_path: Path) -> None:
     data = save(tmp_path / "data", "evaluation") / "evaluation.npz"
-    splits = deal(read_splits(data)["evaluation"], ("calibration", "holdout"))
+    splits = deal(read(data)["evaluation"], ("calibration", "holdout"))
     shares = [np.bincount(split.labels) / len(split) for split in splits.values() if split.labels is not None]
     assert len(shares) == 3
     assert np.ptp(shares, axis=0).max() < 0.01
@@ -75,9 +79,9 @@ def test_equal_samples_stay_together_in_whatever_order(values: list[int], classe
 
 def test_dealt_again_the_files_stay_as_they_are(tmp_path: Path) -> None:
     data = save(tmp_path / "data", "evaluation") / "evaluation.npz"
-    complete(read_splits(data), tmp_path / "dealt")
+    complete(read(data), tmp_path / "dealt")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "dealt").iterdir()}
-    complete(read_splits(data), tmp_path / "dealt")
+    complete(read(data), tmp_path / "dealt")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "dealt").iterdir()} == before
 
 
@@ -88,4 +92,4 @@ def test_too_few_samples_say_how_many_it_takes() -> None:
 
 def test_a_folder_needs_evaluation(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"data: there is no evaluation.npz in it: put"):
-        read_splits(save(tmp_path / "data", "holdout"))
+        read(save(tmp_path / "data", "holdout"))

@@ -13,6 +13,7 @@ from bad_inputs import CASES, make_samples, write_inputs
 from trimtab.api.look import Look
 from trimtab.api.model import EngineName, Metric, ModelFormat
 from trimtab_jobs import look
+from web import Answer, web_server
 
 
 @pytest.fixture
@@ -54,6 +55,23 @@ def test_one_file_is_dealt(seen: Seen, tmp_path: Path) -> None:
     found = Look.model_validate_json(seen(data="evaluation.npz")[1])
     assert found.samples == {"calibration": 40, "evaluation": 80, "holdout": 80}
     assert found.data["evaluation"] == str(tmp_path / "dealt" / "evaluation.npz")
+
+
+def test_a_file_at_an_address_is_fetched_and_dealt_for_each_of_its_versions(
+    inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def evaluation(version: str, file: str) -> Path:
+        web.answers["/all.npz"] = Answer((inputs / file).read_bytes(), headers={"ETag": version})
+        code = look.main([str(inputs / "model.onnx"), f"{web.url}/all.npz", str(tmp_path / "out" / "data-1")])
+        document, errors = capfd.readouterr()
+        assert (code, errors) == (0, "")
+        return Path(Look.model_validate_json(document).data["evaluation"])
+
+    with web_server({}) as web:
+        old, new = evaluation('"1"', "evaluation.npz"), evaluation('"2"', "holdout.npz")
+        assert evaluation('"1"', "evaluation.npz") == old
+    assert old.parent != new.parent
+    assert old.parent.parent == new.parent.parent == tmp_path / "out" / "data-1"
 
 
 @pytest.mark.parametrize(

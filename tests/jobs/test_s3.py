@@ -71,14 +71,29 @@ def test_a_job_between_buckets(s3: S3, tmp_path: Path) -> None:
     assert sorted(fetched) == sorted(["model.onnx", *(f"{name}.npz" for name in SPLITS)])  # once, by all pods
 
 
-def test_a_model_at_an_address_is_looked_at(s3: S3, tmp_path: Path) -> None:
-    data = s3.root / "given" / "evaluation.npz"
-    command = [sys.executable, "-m", "trimtab", "optimize", "s3://given/model.onnx", "--data", data, "--dry-run"]
+def optimize(s3: S3, folder: Path, *given: str) -> str:
+    """What it prints."""
+    command = [sys.executable, "-m", "trimtab", "optimize", "s3://given/model.onnx", *given]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ | s3.variables
+        command, capture_output=True, text=True, check=False, cwd=folder, env=os.environ | s3.variables
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert yaml.safe_load(done.stdout)["spec"]["model"]["uri"] == "s3://given/model.onnx"
+    return done.stdout
+
+
+def test_a_model_and_splits_at_addresses_are_looked_at(s3: S3, tmp_path: Path) -> None:
+    spec = yaml.safe_load(optimize(s3, tmp_path, "--data", "s3://given/", "--dry-run"))["spec"]
+    assert spec["model"]["uri"] == "s3://given/model.onnx"
+    assert {name: split["uri"] for name, split in spec["data"].items()} == {
+        name: f"s3://given/{name}.npz" for name in SPLITS
+    }
+
+
+def test_from_two_addresses_to_a_third(s3: S3, tmp_path: Path) -> None:
+    asked = ["--engines", "ONNXRuntime", "--timeout", "1s", "--publish", "s3://published/optimized"]
+    said = optimize(s3, tmp_path, "--data", "s3://given/evaluation.npz", *asked)
+    current = json.loads((s3.root / "published" / "optimized" / "current.json").read_text())
+    assert f"published: s3://published/optimized/{current['path']}" in said
 
 
 @pytest.mark.parametrize("size", [1, 40_000_000])

@@ -89,6 +89,14 @@ def test_a_dry_run_prints_a_job_that_runs_elsewhere(digits: Path, data: Path, tm
     assert "Recipe: at most 16 trials, as far as 150s allow" in trimtab(tmp_path, "explain", "job.yaml")[1]
 
 
+@pytest.mark.parametrize("place", ["s3://models/digits", "gs://models/digits", "file:///tmp/digits"])
+def test_a_winner_may_be_published_at_an_address(digits: Path, data: Path, tmp_path: Path, place: str) -> None:
+    asked = ["--data", data.as_uri(), "--dry-run", "--publish", place]
+    code, text, _ = trimtab(tmp_path, "optimize", digits / "model.onnx", *asked)
+    assert code == 0
+    assert yaml.safe_load(text)["spec"]["publish"] == {"uri": place}
+
+
 def test_init_writes_a_job_with_what_was_seen(digits: Path, tmp_path: Path) -> None:
     code, said, _ = trimtab(tmp_path, "init", digits / "model.onnx", "--data", digits, "-o", "mine.yaml")
     assert (code, said) == (0, "run it with trimtab run mine.yaml --out .trimtab/model\n")
@@ -172,6 +180,30 @@ def test_two_data_sets_never_share_a_folder(digits: Path, tmp_path: Path) -> Non
         (
             ["--publish", "/proc/x"],
             "--publish /proc/x: cannot be written: No such file or directory; name another folder",
+        ),
+        (["--publish", "s3://"], "--publish: 's3://' is not a file, pvc, s3 or gs address such as s3://models/magika"),
+        (
+            ["--publish", "hf://me/model"],
+            "--publish: 'hf://me/model' is not a file, pvc, s3 or gs address such as s3://models/magika",
+        ),
+        (
+            ["--publish", "pvc://models/a"],
+            "--publish: pvc://models/a is a claim's; name a folder here, or write a job with trimtab init",
+        ),
+        (
+            ["--publish", "file:///proc/x"],
+            "--publish file:///proc/x: cannot be written: No such file or directory; name another folder",
+        ),
+        (
+            ["--data", "ftp://data/x.npz"],
+            (
+                "--data: 'ftp://data/x.npz' is not a file, pvc, http, https, s3, gs, hf or models address such as "
+                "s3://models/a.onnx"
+            ),
+        ),
+        (
+            ["--data", "pvc://data/x.npz"],
+            "--data: pvc://data/x.npz names claim 'data', which is not mounted: mounted are none",
         ),
         (
             ["--dry-run", "--out", "/proc/x"],

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import shtab
 
-_FOLDERS = {"DIR"}
+_FOLDERS, _FILES = {"DIR"}, {"MODEL", "DATA"}
+"""What may also be an address, so that its type says nothing."""
 
 
 def main(given: argparse.Namespace) -> int:
     parser: argparse.ArgumentParser = given.parser()
     for action in _actions(parser):
-        if action.type is Path:
+        if action.type is Path or action.metavar in _FOLDERS | _FILES:
             action.complete = shtab.DIRECTORY if action.metavar in _FOLDERS else shtab.FILE  # type: ignore[attr-defined]
     sys.stdout.write(shtab.complete(parser, given.shell) + "\n")
     return 0

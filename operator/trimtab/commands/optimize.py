@@ -13,14 +13,14 @@ from typing import TypeVar
 import yaml
 
 from trimtab.api.answer import Answer
-from trimtab.api.model import FRACTIONS, QUALITY, EngineName, Metric
+from trimtab.api.model import FRACTIONS, QUALITY, WRITABLE, EngineName, Metric, is_address, is_local, scheme_of
 from trimtab.api.quantities import parse_duration, parse_percent, parse_quantity
 from trimtab.compose import Asked, job_name, job_text, run_command, summary
 from trimtab.documents import Refused, read_job
 from trimtab.local import run_held
 from trimtab.looking import dealt, forget, keep, look_again
 from trimtab.processes import Processes
-from trimtab.runs import check_writable, hold, writable, write
+from trimtab.runs import check_writable, hold, path_of, writable, write
 from trimtab.voice import Said, ended, following, progress_stream, speak
 
 Named = TypeVar("Named", bound=StrEnum)
@@ -37,11 +37,10 @@ def _optimize(given: argparse.Namespace) -> Said:
     _check_drop(asked.max_drop, metric)
     name = job_name(given.model)
     folder = given.out or Path(".trimtab") / name
-    if given.publish:
-        check_writable(f"--publish {given.publish}", given.publish.resolve())
+    publish = _publish(given.publish) if given.publish else str(folder / "published")
     with hold(folder, name), writable(folder), Processes() as processes:
         seen = look_again(given.model, given.data, folder, metric, processes)
-        text = job_text(given.model, seen, asked, given.publish or folder / "published")
+        text = job_text(given.model, seen, asked, publish)
         if given.dry_run:
             keep(given.data, folder)
             hint = f"# Written to a file: {run_command(Path('job.yaml'), folder)}\n"
@@ -65,6 +64,18 @@ def _asked(given: argparse.Namespace) -> Asked:
         engines=_engines(given.engines or ""),
         timeout=_checked("--timeout", given.timeout, _positive(parse_duration)),
     )
+
+
+def _publish(place: str) -> str:
+    """A folder that can be written, or an address that a job may publish to. Raises Refused."""
+    if is_address(place):
+        _checked("--publish", place, WRITABLE.check)
+        if scheme_of(place) == "pvc":
+            raise Refused([f"--publish: {place} is a claim's; name a folder here, or write a job with trimtab init"])
+    if is_address(place) and not is_local(place):
+        return place
+    check_writable(f"--publish {place}", (path_of(place, {}) if is_address(place) else Path(place)).resolve())
+    return place
 
 
 def _engines(text: str) -> list[EngineName]:
