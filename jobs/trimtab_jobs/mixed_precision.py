@@ -1,23 +1,18 @@
 """Which layers go back to floating point, so that a quantized model keeps its quality.
 
-Most of what quantization costs is a few layers' fault. One at a time they are quantized alone, and a few samples
-show how far the outputs move: that ranks them, without labels. Then the question is only how many of the worst to
-revert. More reverted is taken to lose less, so bisection answers it in log2(layers) evaluations; what it answers was
+Most of what quantization costs is a few layers' fault. One at a time they are rounded alone (`sensitivity`), and a few
+samples show how far the outputs move: that ranks them, without labels. Then the question is only how many of the worst
+to revert. More reverted is taken to lose less, so bisection answers it in log2(layers) evaluations; what it answers was
 itself evaluated, so where the assumption fails the answer is not the smallest, but it keeps the promise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trimtab_jobs.data import Array
-
-if TYPE_CHECKING:
-    from trimtab_jobs.data import Split
-    from trimtab_jobs.engines import Session
 
 SAMPLES = 8
 """How many samples rank the layers."""
@@ -42,17 +37,11 @@ def fewest(count: int, holds: Callable[[int], bool], evaluations: int) -> int | 
     return found if found < count else None
 
 
-def ranked(layers: Sequence[str], original: Session, alone: Callable[[str], Session], split: Split) -> list[str]:
-    """The layers, by how far the outputs move when one `alone` is quantized, the worst first."""
-    samples = split.spread(SAMPLES)
-    expected = answers(original, samples)
-    moved = {layer: distance(expected, answers(alone(layer), samples)) for layer in layers}
+def ranked(layers: Sequence[str], answers: Callable[[str | None], Sequence[Array]]) -> list[str]:
+    """The layers, by how far the `answers` move when one of them is rounded instead of none, the worst first."""
+    expected = floats(answers(None))
+    moved = {layer: distance(expected, floats(answers(layer))) for layer in layers}
     return sorted(layers, key=lambda layer: -moved[layer])
-
-
-def answers(session: Session, split: Split) -> list[Array]:
-    """Every floating-point output for each sample, by itself: a batch may be more than the graph takes."""
-    return [output for sample in split.batches(1) for output in floats(session.run(sample))]
 
 
 def floats(outputs: Sequence[Array]) -> list[Array]:

@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from trimtab.api.techniques import IntegerType
 from trimtab_jobs.data import Array
 from trimtab_jobs.onnx_graph import attribute, graphs
-from trimtab_jobs.qdq import LAYERS, MOVERS, WEIGHT, Network, Plan
+from trimtab_jobs.qdq import LAYERS, MOVERS, WEIGHT, Network, Plan, Scheme
 
 BIAS = 2
 """The input of a Gemm that holds its bias."""
@@ -100,17 +100,11 @@ class _Writer:
         return made
 
     def _weight(self, tensor: TensorProto, layer: NodeProto) -> NodeProto:
-        """INT8 or UINT8 weights, symmetric around the zero point."""
-        scheme, weights = self.plan.scheme, numpy_helper.to_array(tensor)
-        axis = _channel_axis(layer, weights.ndim) if scheme.per_channel else None
-        levels = 2 ** (scheme.bits - 1) - 1
-        others = tuple(other for other in range(weights.ndim) if other != axis)
-        peaks = np.abs(weights).max(axis=others, keepdims=True)
-        scales = np.where(peaks > TINY, peaks / levels, 1).astype(np.float32)
+        scheme = self.plan.scheme
+        steps, scales, axis = weight_steps(numpy_helper.to_array(tensor), layer, scheme)
         zero = 128 if scheme.weight == IntegerType.UINT8 else 0
-        steps = np.rint(weights / scales) + zero
         flat = scales.reshape(-1) if axis is not None else scales.reshape(())
-        return self._dequantize(tensor.name, steps.astype(DTYPES[scheme.weight]), flat, zero, axis)
+        return self._dequantize(tensor.name, (steps + zero).astype(DTYPES[scheme.weight]), flat, zero, axis)
 
     def _constant(self, tensor: TensorProto) -> NodeProto:
         """A constant operand of an operator that is no layer; integer kernels want it typed like the other operand."""
@@ -143,6 +137,38 @@ class _Writer:
 
     def _keep(self, name: str, values: Array | np.float32) -> None:
         self.constants[name] = numpy_helper.from_array(np.asarray(values), name)
+
+
+def weight_steps(weights: Array, layer: NodeProto, scheme: Scheme) -> tuple[Array, Array, int | None]:
+    """INT8 or UINT8 weights in steps from the zero point, around which they are symmetric; the scales, and their axis.
+
+    The scales broadcast against the weights.
+    """
+    axis = _channel_axis(layer, weights.ndim) if scheme.per_channel else None
+    levels = 2 ** (scheme.bits - 1) - 1
+    others = tuple(other for other in range(weights.ndim) if other != axis)
+    peaks = np.abs(weights).max(axis=others, keepdims=True)
+    scales = np.where(peaks > TINY, peaks / levels, 1).astype(np.float32)
+    return np.rint(weights / scales), scales, axis
+
+
+def rounded_weights(tensor: TensorProto, layer: NodeProto, scheme: Scheme) -> Array:
+    """Weights as the integers say them, in floating point."""
+    steps, scales, _ = weight_steps(numpy_helper.to_array(tensor), layer, scheme)
+    return np.asarray(steps * scales, np.float32)
+
+
+def rounded_constant(tensor: TensorProto, scheme: Scheme) -> Array:
+    """The same of an operand of what is no layer."""
+    values = numpy_helper.to_array(tensor)
+    scale, zero = activation_scale(float(values.min()), float(values.max()), scheme.activation)
+    return np.asarray((_steps(values, scale, zero, scheme.activation).astype(np.float32) - zero) * scale, np.float32)
+
+
+def pair(low: float, high: float, kind: IntegerType) -> tuple[np.float32, Array]:
+    """Scale and zero point for an activation, typed as its integers are."""
+    scale, zero = activation_scale(low, high, kind)
+    return scale, np.array(zero, DTYPES[kind])
 
 
 def activation_scale(low: float, high: float, kind: IntegerType) -> tuple[np.float32, int]:

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,10 +43,11 @@ from trimtab_jobs.calibration import ranges
 from trimtab_jobs.engines import EngineOptions, Session, engine
 from trimtab_jobs.errors import InvalidInput, NotApplicable
 from trimtab_jobs.hardware import hardware, saturates
-from trimtab_jobs.mixed_precision import fewest, ranked
+from trimtab_jobs.mixed_precision import SAMPLES, fewest, ranked
 from trimtab_jobs.model import ONNX_FILE, Model
 from trimtab_jobs.onnx_graph import save
 from trimtab_jobs.onnx_prepare import float_tensors, prepare
+from trimtab_jobs.sensitivity import Rounding, Simulation
 from trimtab_jobs.techniques import Bench, counted
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
@@ -71,8 +74,19 @@ PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
 """Without this mark ONNX Runtime warns, each time, that a model should be prepared."""
 WEIGHT_TYPES = {IntegerType.INT8: quantization.QuantType.QInt8, IntegerType.UINT8: quantization.QuantType.QUInt8}
 
-Build = Callable[[Collection[str]], onnx.ModelProto]
-"""Makes the model in which the nodes of these names are quantized."""
+WEIGHTS = {"EmbedLayerNormalization": (2, 3, 4), "Gather": (0,), "LSTM": (1, 2), "Transpose": ()}
+"""Which inputs Dynamic takes for weights, where it is not the second."""
+MULTIPLIES = CONVOLUTIONS | PRODUCTS
+"""Of these it also makes integers of the first input, at run time; of others, tables above all, only of the weights."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a network is quantized: in part, or a single layer for the sake of its rank."""
+
+    build: Callable[[Collection[str]], onnx.ModelProto]
+    """Makes the model in which the nodes of these names are quantized."""
+    alone: Callable[[NodeProto], Rounding]
 
 
 def quantize(model: Model, config: Quantize, bench: Bench) -> Model:
@@ -85,8 +99,8 @@ def quantize(model: Model, config: Quantize, bench: Bench) -> Model:
     prepared = prepare(model.onnx)
     network = qdq.Network(prepared, float_tensors(prepared))
     nodes = _in_scope(network, config)
-    build = _BUILDERS[chosen(config.method)](network, [node.name for node in nodes], config, bench)
-    kept, result = _guarded(model, nodes, build, config, bench)
+    method = _METHODS[chosen(config.method)](network, [node.name for node in nodes], config, bench)
+    kept, result = _guarded(network, nodes, method, config, bench)
     operators = {node.op_type for node in kept}
     quantized = _quantized(result.graph, operators)
     if not quantized:
@@ -128,20 +142,40 @@ def _check_ignored(network: qdq.Network, ignored: Sequence[str]) -> None:
             raise InvalidInput(f"quantize.ignoredLayers: the model has no node {name!r}: the nearest names are {near}")
 
 
-def _static(network: qdq.Network, names: Sequence[str], config: Quantize, bench: Bench) -> Build:
-    scheme = qdq.Scheme(
+def _scheme(config: Quantize) -> qdq.Scheme:
+    return qdq.Scheme(
         activation=chosen(config.activation_type),
         weight=chosen(config.weight_type),
         per_channel=chosen(config.per_channel),
         bits=7 if _reduced(config) else 8,
     )
+
+
+def _static(network: qdq.Network, names: Sequence[str], config: Quantize, bench: Bench) -> Method:
+    scheme = _scheme(config)
     samples = bench.splits.calibration.spread(chosen_int(config.calibration_samples))
     tensors = sorted(qdq.plan(network, names, scheme).tensors)
     found = ranges(network.model, tensors, samples, chosen(config.calibrate_method), bench.threads)
-    return lambda kept: qdq_writer.quantized(network, qdq.plan(network, kept, scheme), found)
+
+    def alone(node: NodeProto) -> Rounding:
+        plan = qdq.plan(network, [node.name], scheme)
+        pairs = {tensor: qdq_writer.pair(*found[tensor], scheme.activation) for tensor in plan.tensors}
+        constants = [network.constants[name] for name in network.operands(node) if name in network.constants]
+        rounded = (
+            partial(qdq_writer.rounded_weights, layer=node, scheme=scheme)
+            if node.op_type in qdq.LAYERS
+            else partial(qdq_writer.rounded_constant, scheme=scheme)
+        )
+        return Rounding(
+            {tensor.name: partial(rounded, tensor) for tensor in constants},
+            {tensor: pairs[tensor] for tensor in plan.read},
+            {tensor: pairs[tensor] for tensor in plan.made},
+        )
+
+    return Method(lambda kept: qdq_writer.quantized(network, qdq.plan(network, kept, scheme), found), alone)
 
 
-def _dynamic(network: qdq.Network, names: Sequence[str], config: Quantize, bench: Bench) -> Build:
+def _dynamic(network: qdq.Network, names: Sequence[str], config: Quantize, bench: Bench) -> Method:
     del bench  # it needs no data
     nodes = {node.name: node for node in network.model.graph.node}
     operators = {nodes[name].op_type for name in names}
@@ -166,27 +200,37 @@ def _dynamic(network: qdq.Network, names: Sequence[str], config: Quantize, bench
             )
             return onnx.load(path)
 
-    return build
+    def alone(node: NodeProto) -> Rounding:
+        multiplies = node.op_type in MULTIPLIES
+        read = [node.input[at] for at in WEIGHTS.get(node.op_type, (qdq.WEIGHT,)) if at < len(node.input)]
+        found = (network.constants.get(name) for name in read)
+        weights = [one for one in found if one is not None and one.data_type == onnx.TensorProto.FLOAT]
+        scheme = replace(_scheme(config), per_channel=chosen(config.per_channel) and multiplies)
+        rounded = partial(qdq_writer.rounded_weights, layer=node, scheme=scheme)
+        given = {node.input[0]} & network.floats if multiplies else ()
+        return Rounding({one.name: partial(rounded, one) for one in weights}, dict.fromkeys(given))
+
+    return Method(build, alone)
 
 
-_BUILDERS = {QuantizeMethod.STATIC: _static, QuantizeMethod.DYNAMIC: _dynamic}
+_METHODS = {QuantizeMethod.STATIC: _static, QuantizeMethod.DYNAMIC: _dynamic}
 
 
 def _guarded(
-    model: Model, nodes: list[NodeProto], build: Build, config: Quantize, bench: Bench
+    network: qdq.Network, nodes: list[NodeProto], method: Method, config: Quantize, bench: Bench
 ) -> tuple[list[NodeProto], onnx.ModelProto]:
     """The nodes that stay quantized, and the model: all of them, or as many as keep `max_drop`."""
     if config.max_drop is None:
-        return nodes, build([node.name for node in nodes])
+        return nodes, method.build([node.name for node in nodes])
     order: list[str] = []
 
     def reverted(count: int) -> list[NodeProto]:
         if count and not order:
-            order.extend(_order(model, nodes, build, bench))
+            order.extend(_order(network, nodes, method, bench))
         return [node for node in nodes if node.name not in order[:count]]
 
     def holds(count: int) -> bool:
-        candidate = _load(build([node.name for node in reverted(count)]), bench)
+        candidate = _load(method.build([node.name for node in reverted(count)]), bench)
         return keeps(bench.drop(candidate), parse_percent(config.max_drop or "0%"))
 
     count = fewest(len(nodes), holds, config.max_evaluations)
@@ -195,14 +239,14 @@ def _guarded(
             f"quantize: in {config.max_evaluations} evaluations no choice of layers to leave in floating point loses "
             f"at most {config.max_drop}: allow more, or quantize less with operatorScope"
         )
-    return reverted(count), build([node.name for node in reverted(count)])
+    return reverted(count), method.build([node.name for node in reverted(count)])
 
 
-def _order(model: Model, nodes: Sequence[NodeProto], build: Build, bench: Bench) -> list[str]:
+def _order(network: qdq.Network, nodes: Sequence[NodeProto], method: Method, bench: Bench) -> list[str]:
     """The nodes' names, those whose quantization costs most first."""
-    original = engine(EngineName.ONNXRUNTIME).load(model.as_stored, EngineOptions(bench.threads))
-    names = [node.name for node in nodes]
-    return ranked(names, original, lambda name: _load(build([name]), bench), bench.splits.evaluation)
+    simulation = Simulation(network.model, {node.name: method.alone(node) for node in nodes}, bench.threads)
+    samples = bench.splits.evaluation.spread(SAMPLES)
+    return ranked([node.name for node in nodes], partial(simulation.answers, samples))
 
 
 def _load(candidate: onnx.ModelProto, bench: Bench) -> Session:
