@@ -31,7 +31,7 @@ from trimtab.report import so_far
 from trimtab.search import propose
 from trimtab.select import finalists, score, select
 from trimtab.space import Tried
-from trimtab.stopping import why_stopped
+from trimtab.stopping import given_up, patience, why_stopped
 
 ATTEMPTS = 3
 """How often work is started when the pod is lost or leaves no report; invalid input is never tried again."""
@@ -103,7 +103,15 @@ def _go_on(job: OptimizationJob, current: OptimizationJob, observed: Observed, n
     progress = _advance(current, observed, observed.runtime, now)
     current = _with_status(current, progress.status)
     status = narrate.progressed(current, progress.reason or _outcome(progress.status), now, _stuck(observed))
-    return _decide(job, status, create=progress.create, requeue_after=_time_left(current, now))
+    delete = _given_up(progress.status, observed)
+    return _decide(job, status, create=progress.create, delete=delete, requeue_after=_next_look(current, now))
+
+
+def _next_look(job: OptimizationJob, now: datetime) -> float | None:
+    """When time alone changes something: the deadline, or the end of the patience with a search's last trials."""
+    trials = job.status.trials
+    left = (_time_left(job, now), patience(job, trials, now) if _running(trials) else None)
+    return min((seconds for seconds in left if seconds is not None), default=None)
 
 
 def _with_status(job: OptimizationJob, status: OptimizationJobStatus) -> OptimizationJob:
@@ -184,8 +192,20 @@ def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRunti
         started = TrialStatus(index=index, state=TrialState.RUNNING, settings=dict(point))
         trials = sorted([*trials, started], key=lambda trial: trial.index)
         create.append(plan.trial(job, runtime, index, point, 0))
+    left = patience(job, trials, now)
+    if left is not None and left <= 0:
+        trials = [given_up(trial, job) if trial.state == TrialState.RUNNING else trial for trial in trials]
+        create = []
     status = job.status.model_copy(update={"trials": trials, "search_stopped": stopped})
-    return Progress(status, Reason.SEARCHING if _running(trials) else None, tuple(create))
+    waits = _running(trials) or _given_up(status, observed)
+    return Progress(status, Reason.SEARCHING if waits else None, tuple(create))
+
+
+def _given_up(status: OptimizationJobStatus, observed: Observed) -> tuple[str, ...]:
+    """Work that still runs for trials that are not waited for: the playoff must be alone on its node."""
+    over = {trial.index for trial in status.trials if trial.state != TrialState.RUNNING}
+    active = (seen.work for seen in observed.works if seen.state == WorkState.ACTIVE)
+    return tuple(work.name for work in active if work.task.stage == Stage.TRIAL and work.task.trial in over)
 
 
 def _free_index(trials: list[TrialStatus]) -> int:

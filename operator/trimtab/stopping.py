@@ -16,6 +16,9 @@ from trimtab.candidates import LEAST_NOISE
 from trimtab.conditions import parse_timestamp
 from trimtab.select import score
 
+PATIENCE = 1.5
+"""A guard on a big model takes minutes, and whoever gave a limit in minutes does not wait for ever."""
+
 
 def why_stopped(job: OptimizationJob, trials: Sequence[TrialStatus], now: datetime) -> str:
     """The limit that was reached, by its field, or nothing. `trials` begin with the input model."""
@@ -31,11 +34,34 @@ def _tried_enough(spec: OptimizationJobSpec, trials: Sequence[TrialStatus]) -> s
 
 
 def _late(spec: OptimizationJobSpec, status: OptimizationJobStatus, now: datetime) -> str:
-    timeout = spec.search.timeout
-    if timeout is None or status.start_time is None:
-        return ""
-    due = parse_timestamp(status.start_time) + timedelta(seconds=parse_duration(timeout))
-    return f"spec.search.timeout: {timeout} have passed" if now >= due else ""
+    left = _time_left(spec, status, now)
+    return f"spec.search.timeout: {spec.search.timeout} have passed" if left is not None and left <= 0 else ""
+
+
+def _time_left(
+    spec: OptimizationJobSpec, status: OptimizationJobStatus, now: datetime, factor: float = 1
+) -> float | None:
+    """Seconds until `factor` times the search's time has passed, if it has a limit and has begun."""
+    if spec.search.timeout is None or status.start_time is None:
+        return None
+    due = parse_timestamp(status.start_time) + timedelta(seconds=factor * parse_duration(spec.search.timeout))
+    return (due - now).total_seconds()
+
+
+def patience(job: OptimizationJob, trials: Sequence[TrialStatus], now: datetime) -> float | None:
+    """Seconds for which trials that still run are waited for, or None for as long as they take.
+
+    They were begun in time, so they get half as long again, unless nothing else has come of the search.
+    """
+    if not any(trial.state == TrialState.SUCCEEDED for trial in trials[1:]):
+        return None
+    return _time_left(job.spec, job.status, now, PATIENCE)
+
+
+def given_up(trial: TrialStatus, job: OptimizationJob) -> TrialStatus:
+    """A trial that was not waited for."""
+    told = f"spec.search.timeout: still running when {PATIENCE:g} times {job.spec.search.timeout} had passed"
+    return trial.model_copy(update={"state": TrialState.FAILED, "message": told})
 
 
 def _spent(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> str:
@@ -48,8 +74,8 @@ def _spent(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> str:
 def _nothing_better(spec: OptimizationJobSpec, trials: Sequence[TrialStatus]) -> str:
     if spec.search.early_stopping is None:
         return ""
-    patience, idle = spec.search.early_stopping.patience, _idle(spec, trials)
-    if idle < patience:
+    enough, idle = spec.search.early_stopping.patience, _idle(spec, trials)
+    if idle < enough:
         return ""
     return f"spec.search.earlyStopping: trials in a row that brought nothing better: {idle}"
 

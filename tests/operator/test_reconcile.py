@@ -218,6 +218,27 @@ def test_the_deadline_ends_the_job_and_its_pods() -> None:
     assert not world.works
 
 
+@pytest.mark.parametrize("first", [TrialState.SUCCEEDED, TrialState.RUNNING])
+def test_the_last_trials_of_a_late_search_are_waited_for_unless_another_has_succeeded(first: TrialState) -> None:
+    world = World(make_job(search={"timeout": "10m"}))
+    slow = {2} if first == TrialState.SUCCEEDED else {1, 2}
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE) if work.task.trial in slow else None
+    world.run()
+    world.now = NOW + timedelta(minutes=14, seconds=59)
+    world.run()
+    assert [trial.state for trial in world.job.status.trials[1:]] == [first, TrialState.RUNNING]
+    world.now = NOW + timedelta(minutes=15)
+    decision = world.step()
+    if first == TrialState.RUNNING:
+        assert not decision.delete
+        return
+    assert not decision.create, "the playoff must be alone on its node"
+    status = world.run()
+    assert (status.state, status.trials[2].state) == ("BaselineIsBest", TrialState.FAILED)
+    assert status.trials[2].message == "spec.search.timeout: still running when 1.5 times 10m had passed"
+    assert not any(seen.state == WorkState.ACTIVE for seen in world.works.values())
+
+
 def test_time_does_not_pass_for_a_suspended_job() -> None:
     world = World(make_job(suspend=True, budget={"deadline": "1h"}))
     world.run()

@@ -120,7 +120,9 @@ class Search(Spec):
     )
     max_trials: int = Field(16, ge=1, le=128, description="Trials at most, the input model not counted.")
     timeout: Duration | None = Field(
-        None, description="From the first pod; when it passes, no further trial is started and the best so far wins."
+        None,
+        description="From the first pod; when it passes, no further trial is started and the best so far wins. Trials "
+        "that run are waited for half as long again, or, while none has succeeded, as long as they take.",
     )
     early_stopping: EarlyStopping | None = Field(None, description="Left out: the search goes on to its limits.")
     parallelism: int = Field(2, ge=1, le=64, description="Trials prepared at the same time.")
