@@ -36,10 +36,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-
-from trimtab_jobs.hardware import versions
-
 LIBRARIES = (
     "trimtab_jobs.run",
     "trimtab_jobs.deal",
@@ -77,12 +73,15 @@ def threads() -> int:
 
 
 def _load() -> None:
+    gc.disable()  # what is imported stays: looking for garbage in it took an eighth of the time
     for name in LIBRARIES:
         with suppress(ImportError):  # such as an engine that is not installed: whoever needs it says so
             import_module(name)
-    versions()
-    gc.collect()
+    from trimtab_jobs.hardware import versions
+
+    versions()  # which every child asks for, and which take a while to find
     gc.freeze()  # or the first collection of every child would write to, and so copy, every page there is
+    gc.enable()
     if (pid := os.fork()) == 0:
         os._exit(0)
     os.waitpid(pid, 0)
@@ -150,6 +149,8 @@ def _enter(request: dict[str, Any], descriptors: Sequence[int]) -> None:
         os.close(given)
     os.environ.clear()
     os.environ.update(request["environment"])
+    import numpy as np
+
     np.random.seed()
 
 
