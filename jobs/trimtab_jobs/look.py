@@ -22,18 +22,19 @@ from trimtab.api.look import Look
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import URI, EngineName, Metric, ModelFormat, ModelSource, is_address, is_local, scheme_of
 from trimtab.api.work import INVALID_INPUT_EXIT
-from trimtab_jobs.data import Split, check_disjoint, check_inputs, read_split
+from trimtab_jobs.data import Split, read_split
 from trimtab_jobs.deal import choose_files, complete, split_files
 from trimtab_jobs.engines import EngineOptions, engine
 from trimtab_jobs.errors import InvalidInput, Temporary
 from trimtab_jobs.files import FULL, SharedFolder
 from trimtab_jobs.hardware import hardware
 from trimtab_jobs.inputs import fetch
-from trimtab_jobs.metrics import check, choose
+from trimtab_jobs.metrics import choose
 from trimtab_jobs.model import Model
 from trimtab_jobs.onnx_model import external_files, import_source, operators
 from trimtab_jobs.remote import again, locate, told
 from trimtab_jobs.signature import inputs, outputs
+from trimtab_jobs.soundness import check_metrics, check_splits
 from trimtab_jobs.store import resolve
 
 LIBRARIES = {EngineName.ONNXRUNTIME: "onnxruntime", EngineName.OPENVINO: "openvino"}
@@ -157,15 +158,12 @@ def _import(path: Path, scratch: Path) -> Model:
 
 def _check(splits: list[Split], model: Model, metric: Metric | None, path: Path) -> Metric:
     """The metric to promise. Raises InvalidInput where splits do not fit the model or the metric, or share samples."""
-    for split in splits:
-        check_inputs(split, inputs(model))
-    check_disjoint(splits)
+    check_splits(splits, inputs(model))
     evaluation = next(split for split in splits if split.name == "evaluation")
     session = engine(EngineName.ONNXRUNTIME).load(model, EngineOptions())
     first = session.run(next(evaluation.batches(1)))
     chosen = metric or choose(evaluation, first)
-    for split in splits:
-        check(chosen, Metrics(), split, first, str(path))
+    check_metrics([chosen], Metrics(), splits, first, str(path))
     return chosen
 
 

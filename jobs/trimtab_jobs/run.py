@@ -26,7 +26,7 @@ from trimtab.api.status import Claim, Inspection, Interval, Verdict
 from trimtab.api.work import ErrorKind, Finalist, Report, Stage, Task, Timing, WorkError
 from trimtab_jobs import publish as publishing
 from trimtab_jobs.claim import Compared, claim
-from trimtab_jobs.data import Array, Split, check_disjoint, check_inputs
+from trimtab_jobs.data import Array, Split
 from trimtab_jobs.desk import CODE_PIN, Desk
 from trimtab_jobs.drift.profile import make_profile, predicted
 from trimtab_jobs.engines import Session
@@ -34,10 +34,11 @@ from trimtab_jobs.errors import Crashed, InvalidInput, NotApplicable, OutOfSpace
 from trimtab_jobs.evaluate import batch_size, caller, latencies, throughput_batch
 from trimtab_jobs.files import FULL
 from trimtab_jobs.hardware import hardware, peak_memory
-from trimtab_jobs.metrics import CLASSIFIES, check
+from trimtab_jobs.metrics import CLASSIFIES
 from trimtab_jobs.onnx_model import operators
 from trimtab_jobs.pipeline import Skipped, run_steps
 from trimtab_jobs.signature import inputs
+from trimtab_jobs.soundness import check_metrics, check_splits, doubts
 from trimtab_jobs.store import Store, resolve
 from trimtab_jobs.timing import TAIL, Race, race, ratio
 
@@ -91,12 +92,9 @@ def inspect(desk: Desk) -> Report:
     splits = desk.splits.all()
     baseline = desk.baseline
     given = inputs(desk.model(baseline))
-    for split in splits:
-        check_inputs(split, given)
-    check_disjoint(splits)
-    for metric in desk.judge.qualities:
-        for split in splits:
-            check(metric, desk.task.metrics, split, desk.first_outputs, desk.task.model.uri)
+    task = desk.task
+    check_splits(splits, given)
+    check_metrics(desk.judge.qualities, task.metrics, splits, desk.first_outputs, task.model.uri)
     measurements = desk.measure(baseline)
     if not measurements[0].executed:
         first = measurements[0]
@@ -112,6 +110,7 @@ def inspect(desk: Desk) -> Report:
         inputs={one.name: one.form for one in given},
         size=desk.store.model(baseline).size,
         quality=desk.quality,
+        warnings=list(doubts(splits, desk.quality, measurements[0].metrics[desk.quality], task.metrics)),
     )
     return Report(stage=Stage.INSPECT, artifact=baseline, measurements=measurements, inspection=found)
 

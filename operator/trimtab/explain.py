@@ -43,6 +43,7 @@ def _techniques(job: OptimizationJob, report: JobReport) -> Iterator[tuple[str, 
 
 def _findings(report: JobReport) -> Iterator[tuple[str, str]]:
     yield "search", report.asked.search
+    yield from (("warning", text) for text in report.warnings)
     yield "holdout", report.verdict
     yield "noise", report.noise
     if report.lineage.hardware:

@@ -36,7 +36,7 @@ def progressed(job: OptimizationJob, reason: Reason, now: datetime, stuck: str =
     status = job.status
     ended = reason in ENDED
     told = {
-        ConditionType.ACCEPTED: (True, Reason.SPEC_ACCEPTED, "") if status.inspection else (None, Reason.PENDING, ""),
+        ConditionType.ACCEPTED: _accepted(status),
         ConditionType.CANDIDATE_SELECTED: _selected(status),
         ConditionType.PUBLISHED: _published(status, ended),
         ConditionType.COMPLETE: (ended, reason, summary(status) if ended else _under_way(status, stuck)),
@@ -114,6 +114,12 @@ def _progress(job: OptimizationJob) -> str:
     return f"{started - running}/{total}"
 
 
+def _accepted(status: OptimizationJobStatus) -> Told:
+    if status.inspection is None:
+        return None, Reason.PENDING, ""
+    return True, Reason.SPEC_ACCEPTED, "; ".join(status.inspection.warnings)
+
+
 def _selected(status: OptimizationJobStatus) -> Told:
     if status.best:
         return True, Reason.SELECTED, status.best.message
@@ -165,6 +171,8 @@ def events(before: OptimizationJobStatus, after: OptimizationJobStatus) -> tuple
 def _events(before: OptimizationJobStatus, after: OptimizationJobStatus) -> Iterator[Event]:
     if after.inspection and not before.inspection:
         yield Event(EventReason.INSPECTED, f"model {after.inspection.model_digest}")
+        for doubt in after.inspection.warnings:
+            yield Event(EventReason.INPUT_DOUBTFUL, doubt, warning=True)
     known = {trial.index: trial.state for trial in before.trials}
     for trial in after.trials[1:]:
         if trial.state in _TRIAL_EVENTS and known.get(trial.index) != trial.state:

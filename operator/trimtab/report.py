@@ -48,6 +48,7 @@ def build(job: OptimizationJob, model: str = "model.onnx", pods: Iterable[Report
         quality=quality(status),
         higher_is_better=job.spec.metrics.higher_is_better(quality(status)),
         asked=_asked(job),
+        warnings=status.inspection.warnings if status.inspection else [],
         winner=_winner(job, model),
         nearest_miss=status.nearest_miss,
         claim=status.claim,

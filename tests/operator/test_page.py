@@ -280,6 +280,16 @@ def test_a_control_that_misses_its_truth_is_a_warning() -> None:
     assert "this machine was noisier than the intervals say" in build(job.model_copy(update={"status": noisy})).noise
 
 
+def test_doubts_about_the_input_are_told_in_every_form() -> None:
+    job = ENDINGS["winner"]()
+    assert job.status.inspection
+    doubtful = job.status.inspection.model_copy(update={"warnings": ["labels are <shifted>"]})
+    found = build(job.model_copy(update={"status": job.status.model_copy(update={"inspection": doubtful})}))
+    assert found.warnings == ["labels are <shifted>"]
+    assert "Doubtful input.</strong> labels are &lt;shifted&gt;" in html(found)
+    assert "Doubtful input: labels are &lt;shifted&gt;" in markdown(found)
+
+
 def test_the_templates_are_in_the_wheel() -> None:
     root = Path(__file__).parents[2]
     data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]

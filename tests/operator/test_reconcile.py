@@ -58,6 +58,23 @@ def test_events_tell_each_transition_once() -> None:
     ]
 
 
+def test_doubts_about_the_input_are_told_and_refuse_nothing() -> None:
+    def doubtful(work: Work) -> ObservedWork | None:
+        if work.task.stage != Stage.INSPECT:
+            return None
+        report = report_for(work.task, world.truth)
+        assert report.inspection
+        inspection = report.inspection.model_copy(update={"warnings": ["labels are shifted"]})
+        return ObservedWork(work, WorkState.SUCCEEDED, report.model_copy(update={"inspection": inspection}))
+
+    world = World(make_job())
+    world.sabotage = doubtful
+    assert world.run().state == "Published"
+    told = [(event.reason, event.message) for event in world.events if event.warning]
+    assert told == [("InputDoubtful", "labels are shifted")]
+    assert world.condition("Accepted") == ("True", "SpecAccepted", "labels are shifted")
+
+
 def test_parallelism_bounds_the_trials_under_way() -> None:
     world = World(
         make_job(

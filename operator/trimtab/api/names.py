@@ -85,6 +85,7 @@ class EventReason(StrEnum):
     """Events mark transitions only; kopf does not aggregate repeats, so none may be repeated."""
 
     INSPECTED = "Inspected"
+    INPUT_DOUBTFUL = "InputDoubtful"
     TRIAL_SUCCEEDED = "TrialSucceeded"
     TRIAL_SKIPPED = "TrialSkipped"
     TRIAL_FAILED = "TrialFailed"

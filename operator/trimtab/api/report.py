@@ -130,6 +130,7 @@ class JobReport(Record):
     quality: Metric = Field(description="The metric that the plot, the promise and the claim speak of.")
     higher_is_better: bool = Field(True, description="Whether more of that metric is better.")
     asked: Asked
+    warnings: list[str] = Field([], description="What makes the input model's quality doubtful.")
     winner: Winner | None = None
     nearest_miss: str = Field("", description="Where nothing is feasible: the closest candidate and what binds it.")
     claim: Claim | None = None

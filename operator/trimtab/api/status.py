@@ -108,6 +108,7 @@ class Inspection(Record):
         description="The quality metric that counts: the first one named in constraints, else in objectives; where "
         "none is named, what fits the data: accuracy for class labels, mse for numbers, cosine without labels.",
     )
+    warnings: list[str] = Field([], description="What makes the input model's quality doubtful, such as wrong labels.")
 
 
 class Best(Record):
