@@ -40,13 +40,14 @@ FP32_OPENVINO, BF16_OPENVINO = "fp32-openvino", "bf16-openvino"
 def main() -> None:
     given = arguments()
     limits = Limits(seconds=given.seconds, cores=given.threads)
-    found: list[Found] = []
+    found = kept(given.out) if given.add else {}
     if "olive" in given.peers:
         get_olive()
     with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as scratch:
         for name, folder in problems(given, Path(scratch)):
-            found.append(bench(name, folder, Path(scratch), given.peers, limits))
-            write(found, given.out, about(given))
+            found[name] = bench(name, folder, Path(scratch), given.peers, limits)
+            write([*found.values()], given.out, about(given))
+            print(page([found[name]], about(given)), flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -56,6 +57,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="its folder of calibration.npz, evaluation.npz and holdout.npz")
     parser.add_argument("--cache", type=Path, default=Path("demo/bench"), help="where models are prepared")
     parser.add_argument("--out", type=Path, default=Path("demo/bench/optimize"), help="writes OUT.json and OUT.md")
+    parser.add_argument("--add", action="store_true", help="to what OUT.json has from this machine, model by model")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=900, help="for each tool and model")
     parser.add_argument("--peers", type=lambda text: text.split(","), default=list(PEERS))
@@ -82,6 +84,12 @@ def lay_out(model: Path, data: Path, folder: Path) -> Path:
     for split in SPLITS:
         (folder / f"{split}.npz").symlink_to((data / f"{split}.npz").resolve())
     return folder
+
+
+def kept(out: Path) -> dict[str, Found]:
+    """What earlier runs found on this machine, by model."""
+    found = json.loads(out.with_suffix(".json").read_text())["found"]
+    return {one["model"]: Found(**one | {"rows": [Row(**row) for row in one["rows"]]}) for one in found}
 
 
 def get_olive() -> None:
@@ -161,7 +169,6 @@ def write(found: list[Found], out: Path, told: str) -> None:
         json.dumps({"about": told, "found": [asdict(one) for one in found]}, indent=1) + "\n"
     )
     out.with_suffix(".md").write_text(page(found, told))
-    print(page(found[-1:], told), flush=True)
 
 
 def tell(name: str, what: str) -> None:
