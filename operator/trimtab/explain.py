@@ -24,7 +24,7 @@ def explain(job: OptimizationJob) -> str:
     width = max(len(name) for name, _ in facts)
     lines = [f"{job.metadata.name}: {report.headline if begun else 'not run yet.'}"]
     lines += [f"  {name.ljust(width)}  {text}" for name, text in facts if text]
-    return "\n".join([*lines, "", candidate_table(job.status)] if begun else lines)
+    return "\n".join([*lines, "", candidate_table(job.status, job.spec.objectives[0].metric)] if begun else lines)
 
 
 def _asked(report: JobReport) -> Iterator[tuple[str, str]]:

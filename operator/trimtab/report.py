@@ -52,6 +52,7 @@ def build(job: OptimizationJob, model: str = "model.onnx", pods: Iterable[Report
         winner=_winner(job, model),
         nearest_miss=status.nearest_miss,
         claim=status.claim,
+        batches=objective == Metric.THROUGHPUT,
         control=control(status, objective),
         noise=_noise(status, objective),
         candidates=list(_candidates(status, job.spec.metrics)),

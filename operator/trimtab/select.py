@@ -42,7 +42,10 @@ class Selection:
 
 
 def finalists(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> list[Finalist]:
-    """What the playoff measures: the baseline, then the candidates that may win, the most promising first."""
+    """What the playoff measures: the baseline, then the candidates that may win, the most promising first.
+
+    Where nothing that was asked for is a time, the winner is known without it and is timed for the report alone.
+    """
     everyone = candidates(status)
     twins = _twins(everyone)
     baseline, *others = [c for c in everyone if c.measured and c.name not in twins]
@@ -50,6 +53,10 @@ def finalists(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> list[
     hopeful.sort(key=lambda c: _preference(spec.objectives, c))
     best = next((c for c in hopeful if c.trial.index), None)
     hopeful = [c for c in hopeful if best is None or _near(spec.objectives[0], c, best, HOPELESS)]
+    if not _time_decides(spec):
+        able = [c for c in (baseline, *hopeful) if not find_misses(spec, c)]
+        leader = min(able, key=lambda c: _preference(spec.objectives, c), default=baseline)
+        hopeful = [leader] if leader is not baseline else []
     return [c.finalist for c in (baseline, *hopeful)][:FINALISTS_LIMIT]
 
 
@@ -97,16 +104,20 @@ def _twins(everyone: Sequence[Candidate]) -> dict[str, Candidate]:
 def _contenders(
     spec: OptimizationJobSpec, feasible: list[Candidate], baseline: Candidate, unsure: float
 ) -> list[Candidate]:
-    """Those that may win: what the playoff timed, for a trial's own timing is only a hint.
+    """Those that may win: what the playoff timed, where time decides, for a trial's own timing is only a hint.
 
     Where the input model keeps every promise, a faster one must be faster beyond noise: by its ratio, which is that of
     the median, and in a tail by its own value too.
     """
-    timed = [c for c in feasible if c.timed]
+    timed = [c for c in feasible if c.timed or not _time_decides(spec)]
     first = spec.objectives[0].metric
     if first not in TIMED or baseline not in feasible:
         return timed
     return [c for c in timed if c is baseline or _faster(c, first, unsure)]
+
+
+def _time_decides(spec: OptimizationJobSpec) -> bool:
+    return not TIMED.isdisjoint(spec.asked())
 
 
 def _faster(c: Candidate, metric: Metric, unsure: float) -> bool:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from trimtab.api.model import Metric, show_metric
+from trimtab.api.report import ratio_name
 from trimtab.api.status import CandidateStatus, OptimizationJobStatus, TrialStatus, show_interval
-from trimtab.candidates import quality
+from trimtab.candidates import quality, speed_ratio
 from trimtab.space import words
 
 
-def candidate_table(status: OptimizationJobStatus) -> str:
-    """One line per candidate, the winner marked with a star, then trials that made none."""
-    headings = ("candidate", "engine", quality(status).value, "p50", "time ratio", "size", "outcome", "why")
+def candidate_table(status: OptimizationJobStatus, objective: Metric) -> str:
+    """One line per candidate, the winner marked with a star, then trials that made none.
+
+    The ratio is the one that the first objective is about.
+    """
+    ratio = ratio_name(objective == Metric.THROUGHPUT)
+    headings = ("candidate", "engine", quality(status).value, "p50", ratio, "size", "outcome", "why")
     rows: list[tuple[str, ...]] = [headings]
     for trial in status.trials:
-        rows += [_row(status, trial, entry) for entry in trial.candidates]
+        rows += [_row(status, objective, trial, entry) for entry in trial.candidates]
         if not trial.candidates:
             rows.append((_label(trial), "", "", "", "", "", trial.state, trial.message))
     widths = [max(len(row[i]) for row in rows) for i in range(len(headings) - 1)]
@@ -21,14 +26,17 @@ def candidate_table(status: OptimizationJobStatus) -> str:
     return "\n".join(f"{line}  {row[-1]}".rstrip() for line, row in zip(lines, rows, strict=True))
 
 
-def _row(status: OptimizationJobStatus, trial: TrialStatus, entry: CandidateStatus) -> tuple[str, ...]:
+def _row(
+    status: OptimizationJobStatus, objective: Metric, trial: TrialStatus, entry: CandidateStatus
+) -> tuple[str, ...]:
+    ratio = speed_ratio(entry, objective)
     won = status.best and (status.best.trial, status.best.engine) == (trial.index, entry.engine)
     return (
         ("* " if won else "  ") + _label(trial),
         entry.engine,
         _shown(entry, quality(status)),
         _shown(entry, Metric.LATENCY_P50),
-        show_interval(entry.time_ratio) if entry.time_ratio else "",
+        show_interval(ratio) if ratio else "",
         _shown(entry, Metric.SIZE),
         entry.outcome or "",
         entry.message,

@@ -65,7 +65,7 @@ def progress_stream(given: argparse.Namespace) -> TextIO:
     return sys.stderr if given.output == "json" else sys.stdout
 
 
-def ended(given: argparse.Namespace, status: OptimizationJobStatus, folder: Path) -> Said:
+def ended(given: argparse.Namespace, spec: OptimizationJobSpec, status: OptimizationJobStatus, folder: Path) -> Said:
     """What there is to say of a run that came to an end."""
     page, _, document = (folder / name for name in REPORT_FILES)
     paths = {"out": folder, "status": folder / STATUS, "report": page}
@@ -77,7 +77,7 @@ def ended(given: argparse.Namespace, status: OptimizationJobStatus, folder: Path
         report=JobReport.model_validate_json(document.read_bytes()) if document.exists() else None,
         paths={name: str(path.resolve()) for name, path in paths.items() if path.exists()},
     )
-    lines = [] if problems else [candidate_table(status)]
+    lines = [] if problems else [candidate_table(status, spec.objectives[0].metric)]
     lines += [f"report: {page}"] if page.exists() else []
     lines += [f"published: {status.published.uri}"] if status.published else []
     return answer, "\n".join(lines)

@@ -9,12 +9,14 @@ import pytest
 
 from builders import Quality, World, interval, make_job
 from reports import ENDINGS, MANY, ended, scattered
+from trimtab.api.model import Metric
 from trimtab.api.report import REPORT_VERSION, JobReport
 from trimtab.api.schema.kinds import document_schema
 from trimtab.api.status import Outcome
 from trimtab.api.work import Stage
-from trimtab.page import files
+from trimtab.page import files, html, markdown
 from trimtab.report import build, inverse, so_far
+from trimtab.table import candidate_table
 from trimtab.wording import concluded
 
 HEADLINES = {
@@ -66,6 +68,12 @@ def test_a_throughput_objective_is_told_by_the_race_of_batches() -> None:
     assert report.winner.speed_up
     assert report.winner.speed_up.estimate == "1.25"
     assert report.noise.endswith("took 1.02 times as long as itself [0.99, 1.05]: differences within 2% are noise.")
+    assert report.batches
+    shown = candidate_table(job.status.model_copy(update=update), Metric.THROUGHPUT)
+    for text in (html(report), markdown(report), shown):
+        assert "0.80 " in text
+        assert "atch ratio" in text
+        assert "ime ratio" not in text
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,12 @@ def test_the_same_model_made_twice_is_one_candidate(original: TrialStatus, name:
     [
         pytest.param([0.001, 0.0039, 0.0041], {}, [0, 1, 2], id="four times as slow as the fastest"),
         pytest.param([0.015, 0.016], {}, [0, 1, 2], id="the input model was timed at another moment"),
-        pytest.param([0.001, 0.01], {"objectives": BY_SIZE}, [0, 1, 2], id="if time counts"),
+        pytest.param(
+            [0.001, 0.01],
+            {"objectives": [*BY_SIZE, {"metric": "latencyP50", "goal": "Minimize"}]},
+            [0, 1, 2],
+            id="if time counts first",
+        ),
     ],
 )
 def test_who_has_no_hope_by_its_own_timing_is_not_timed_again(
@@ -251,6 +256,43 @@ def test_who_has_no_hope_by_its_own_timing_is_not_timed_again(
     trials = [trial(i, 0.95, p50, 500) for i, p50 in enumerate(seconds, 1)]
     found = finalists(make_job(**spec).spec, OptimizationJobStatus(trials=[BASE, *trials]))
     assert [f.trial for f in found] == entrants
+
+
+@pytest.mark.parametrize(
+    ("sizes", "entrants"),
+    [
+        pytest.param([700, 500, 600], [0, 2], id="the smallest is known without timing anybody"),
+        pytest.param([700, 500, 500], [0, 2], id="of two as small the first"),
+        pytest.param([1100], [0], id="the input model is the smallest"),
+    ],
+)
+def test_where_no_time_was_asked_for_only_the_winner_is_timed(sizes: list[int], entrants: list[int]) -> None:
+    spec = make_job(constraints=[DROP], objectives=[{"metric": "size", "goal": "Minimize"}]).spec
+    ruined = trial(9, 0.5, 0.001, 10)
+    trials = [BASE, *(trial(i, 0.95, 0.001, size) for i, size in enumerate(sizes, 1)), ruined]
+    assert [f.trial for f in finalists(spec, OptimizationJobStatus(trials=trials))] == entrants
+    timed = [replaced(t, 0.5) if t.index in entrants[1:] else t for t in trials]
+    selection = select(spec, OptimizationJobStatus(trials=timed))
+    assert selection.best
+    assert selection.best.trial == entrants[-1]
+    outcomes = [t.candidates[0].outcome for t in selection.trials if t.index not in (entrants[-1], 9)]
+    assert set(outcomes) <= {Outcome.DOMINATED, Outcome.FEASIBLE}
+
+
+def replaced(one: TrialStatus, ratio: float) -> TrialStatus:
+    """The same, timed by the playoff."""
+    entry = one.candidates[0].model_copy(update={"time_ratio": interval(ratio)})
+    return one.model_copy(update={"candidates": [entry]})
+
+
+@pytest.mark.parametrize(
+    "constraint", [{"metric": "latencyP95", "max": "5ms"}, {"metric": "costPerMillion", "max": "1"}]
+)
+def test_a_bound_on_time_is_a_reason_to_time_everybody(constraint: dict) -> None:
+    size = {"objectives": [{"metric": "size", "goal": "Minimize"}], "metrics": {"pricePerHour": "1"}}
+    spec = make_job(constraints=[constraint], **size).spec
+    trials = [BASE, *(trial(i, 0.95, 0.001, 500 + i) for i in (1, 2, 3))]
+    assert [f.trial for f in finalists(spec, OptimizationJobStatus(trials=trials))] == [0, 1, 2, 3]
 
 
 def measured(index: int, ratio: float | None = None, batch: float | None = None, **metrics: float) -> TrialStatus:

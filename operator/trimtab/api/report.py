@@ -135,6 +135,9 @@ class JobReport(Record):
     nearest_miss: str = Field("", description="Where nothing is feasible: the closest candidate and what binds it.")
     claim: Claim | None = None
     verdict: str = Field("", description="The claim in words.")
+    batches: bool = Field(
+        False, description="Whether the ratios of time that count are those of batches: throughput is the objective."
+    )
     control: Interval | None = Field(
         None, description="The input model against itself in the playoff: in batches where throughput is the objective."
     )
@@ -151,3 +154,16 @@ class JobReport(Record):
     @classmethod
     def unpacked(cls, text: str) -> Self:
         return cls.model_validate_json(zlib.decompress(b64decode(text)))
+
+    def ratio(self, candidate: Candidate) -> Interval | None:
+        """A candidate's time relative to the input model's, in the race that counts."""
+        return candidate.batch_ratio if self.batches else candidate.time_ratio
+
+    @property
+    def ratio_name(self) -> str:
+        return ratio_name(self.batches)
+
+
+def ratio_name(batches: bool) -> str:
+    """What that ratio is called where there is little room."""
+    return "batch ratio" if batches else "time ratio"

@@ -52,7 +52,7 @@ def _optimize(given: argparse.Namespace) -> Said:
         print("\n".join(summary(given.model, seen)), file=progress_stream(given), flush=True)
         with following(given, job.spec) as follower:
             status = run_held(job, folder, {}, follower, processes)
-    return ended(given, status, folder)
+    return ended(given, job.spec, status, folder)
 
 
 def _asked(given: argparse.Namespace) -> Asked:

@@ -19,7 +19,7 @@ def _run(given: argparse.Namespace) -> Said:
     folder = given.out or Path(".trimtab") / job.metadata.name
     with following(given, job.spec) as follower:
         status = run_local(job, folder, _volumes(given.volume), follower)
-    return ended(given, status, folder)
+    return ended(given, job.spec, status, folder)
 
 
 def _volumes(given: list[str]) -> dict[str, Path]:

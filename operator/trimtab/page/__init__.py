@@ -111,7 +111,7 @@ def _row(report: JobReport, candidate: Candidate) -> Row:
         settings=words(candidate.settings),
         quality=_measured(candidate, report.quality),
         p50=_measured(candidate, Metric.LATENCY_P50),
-        ratio=show_interval(candidate.time_ratio) if candidate.time_ratio else "",
+        ratio=show_interval(ratio) if (ratio := report.ratio(candidate)) else "",
         size=_measured(candidate, Metric.SIZE),
     )
 

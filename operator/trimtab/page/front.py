@@ -76,6 +76,9 @@ class Front:
     time: tuple[float, float]
     change: tuple[float, float]
 
+    batches: bool = False
+    """Whether time is that of a batch."""
+
     def off_scale(self, mark: Mark) -> bool:
         return mark.time.value > self.time[1] or not self.change[0] <= mark.change.value <= self.change[1]
 
@@ -97,7 +100,7 @@ def front(report: JobReport) -> Front | None:
     """What there is to draw; None while the input model has not been measured."""
     # What was measured and skipped all the same is another candidate's model.
     unlike = (c for c in report.candidates if c.outcome != Outcome.SKIPPED)
-    measured = [c for c in unlike if c.drop and Metric.LATENCY_P50 in c.metrics]
+    measured = [c for c in unlike if c.drop and _timed(report) in c.metrics]
     if not measured or measured[0].trial != 0:
         return None
     marks = tuple(_mark(report, candidate, measured[0]) for candidate in measured)
@@ -105,7 +108,7 @@ def front(report: JobReport) -> Front | None:
     drop = report.claim.drop if report.claim and report.winner and report.winner.trial != 0 else None
     holdout = Span(*map(_change, (drop.high, drop.estimate, drop.low))) if drop else None
     unit = " points" if report.quality in FRACTIONS else "%"
-    return Front(marks, bounds, holdout, unit, _times(marks, bounds), _changes(marks, bounds, holdout))
+    return Front(marks, bounds, holdout, unit, _times(marks, bounds), _changes(marks, bounds, holdout), report.batches)
 
 
 def _mark(report: JobReport, candidate: Candidate, reference: Candidate) -> Mark:
@@ -113,7 +116,7 @@ def _mark(report: JobReport, candidate: Candidate, reference: Candidate) -> Mark
     return Mark(
         candidate=candidate,
         kind=_kind(report, candidate, reference),
-        time=_time(candidate, reference),
+        time=_time(report, candidate, reference),
         change=Span(change, change, change),
         size=float(candidate.metrics[Metric.SIZE]) / max(float(reference.metrics[Metric.SIZE]), 1),
     )
@@ -127,12 +130,23 @@ def _kind(report: JobReport, candidate: Candidate, reference: Candidate) -> str:
     return candidate.outcome.lower() if candidate.outcome else "unjudged"
 
 
-def _time(candidate: Candidate, reference: Candidate) -> Span:
+def _time(report: JobReport, candidate: Candidate, reference: Candidate) -> Span:
     """From the playoff; else a hint, from timings made minutes apart."""
-    if candidate.time_ratio:
-        return _span(candidate.time_ratio)
-    ratio = float(candidate.metrics[Metric.LATENCY_P50]) / float(reference.metrics[Metric.LATENCY_P50])
-    return Span(ratio, ratio, ratio)
+    if ratio := report.ratio(candidate):
+        return _span(ratio)
+    metric = _timed(report)
+    hint = _times_as_long(float(candidate.metrics[metric]), metric, reference)
+    return Span(hint, hint, hint)
+
+
+def _timed(report: JobReport) -> Metric:
+    """What the ratios of time are of."""
+    return Metric.THROUGHPUT if report.batches else Metric.LATENCY_P50
+
+
+def _times_as_long(value: float, metric: Metric, reference: Candidate) -> float:
+    ratio = value / float(reference.metrics[metric])
+    return 1 / ratio if metric == Metric.THROUGHPUT else ratio
 
 
 def _span(interval: Interval) -> Span:
@@ -148,8 +162,8 @@ def _bounds(report: JobReport, reference: Candidate) -> Iterator[Bound]:
     for promise in report.asked.promises:
         if promise.metric == report.quality and promise.drop:
             yield Bound(promise.text, _change(promise.drop), on_time=False)
-        if promise.metric == Metric.LATENCY_P50 and promise.limit:
-            ratio = float(promise.limit) / float(reference.metrics[Metric.LATENCY_P50])
+        if promise.metric == _timed(report) and promise.limit:
+            ratio = _times_as_long(float(promise.limit), promise.metric, reference)
             yield Bound(promise.text, ratio, on_time=True)
 
 

@@ -81,7 +81,7 @@ def draw(front: Front, width: int, height: int, quality: str) -> str:
         *_holdout(canvas),
         *_labels(canvas, by_importance, [box for _, box in lines]),
     ]
-    summary = f"{quality}, against time relative to the input model, of {len(front.marks)} candidates"
+    summary = f"{quality}, against {_time(front)}, of {len(front.marks)} candidates"
     return _tag(
         "svg", *parts, viewBox=f"0 0 {width} {height}", width=width, height=height, role="img", aria_label=summary
     )
@@ -115,8 +115,12 @@ def _axes(canvas: _Canvas, quality: str) -> Iterator[str]:
         y = canvas.y.at(value)
         yield _line(frame.left, y, frame.right, y, _grid(value, 0))
         yield _text(signed(value), frame.left - 7, y + 4, "tick end")
-    yield _text("time relative to the input model (left is faster)", frame.right, frame.bottom + 33, "axis end")
+    yield _text(f"{_time(canvas.front)} (left is faster)", frame.right, frame.bottom + 33, "axis end")
     yield _text(quality, 2, 13, "axis")
+
+
+def _time(front: Front) -> str:
+    return "a batch's time relative to the input model" if front.batches else "time relative to the input model"
 
 
 def _grid(value: float, reference: float) -> str:
