@@ -10,9 +10,12 @@ b and c that count: of models that lose just over 1 point, and win nothing, it l
 any of 195 to 1,000 samples. Adding 1/2 to each cell (Agresti and Min, 2005) let 14% pass, and Wald's interval has no
 width at all. A bound on the proportion itself is held against Wilson's score interval (JASA 22 (1927) 209-212).
 
-Every other metric gets the percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13):
-samples are drawn again, the same ones for both models, and the metric is computed of each draw. So means, ratios of
-means, f1, auroc and a user's own function are one case.
+Every other metric gets a bootstrap: samples are drawn again, the same ones for both models, and the metric is computed
+of each draw. So means, ratios of means, f1, auroc and a user's own function are one case. Losses are skewed: most
+samples lose a little and a few a lot. Then plain percentiles reach too near, and of lognormal losses the truth lay
+above the 95% interval in 11% of cases at 50 samples, where 2.5% are promised. So the percentiles are BCa's (Efron, JASA
+82 (1987) 171-185), as far out as Student's t has them, and each end is moved by what one more of the samples that speak
+most for it would do to the estimate: about 5% remain at 30 samples. Fewer than FEWEST samples confirm nothing.
 
 A promise holds when the whole interval keeps it, is violated when the whole interval breaks it, and is otherwise
 inconclusive: then the message says about how many samples would tell.
@@ -23,12 +26,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
 from trimtab.api.job import Constraint
 from trimtab.api.metrics import Metrics
-from trimtab.api.model import Metric, parse_metric, show_metric
+from trimtab.api.model import FRACTIONS, Metric, parse_metric, show_metric
 from trimtab.api.quantities import decimal, parse_percent, show_percent
 from trimtab.api.status import Claim, Interval, Verdict
 from trimtab_jobs.data import Array
@@ -38,6 +42,13 @@ from trimtab_jobs.metrics import Rows
 Z = 1.959964
 """The normal quantile of a two-sided 95% interval."""
 DRAWS, FEW_DRAWS = 1000, 200
+GROUPS = 200
+"""Into how many parts the samples are put at the most, to leave one out at a time."""
+FEWEST = 30
+"""Samples that a bootstrap needs: of fewer it shows too little of the tail."""
+NORMAL = NormalDist()
+TINY = 1e-15
+"""What is left of a sum that should be nothing, and has more digits than a decimal."""
 MANY_NUMBERS = 1e6
 """Fewer draws where the rows hold more than this, or a user's function, of unknown cost, sees them all."""
 
@@ -90,6 +101,8 @@ class _Finding:
     drop_of: Scaled
     value_of: Scaled
     """Of the winner."""
+    fewest: int = 0
+    """Samples that it takes to say that a promise holds."""
 
     @property
     def drop(self) -> Interval:
@@ -156,16 +169,63 @@ def wilson(correct: Array) -> Interval:
 
 
 def bootstrap(pair: Compared, seed: int) -> tuple[Interval, Interval]:
-    """The drop, and the winner's value, each with its 95% percentile interval, wide enough to hold the estimate."""
+    """The drop, and the winner's value, each with its 95% interval, wide enough to hold the estimate."""
     rng, n = np.random.default_rng(seed), len(pair)
-    draws = [_drawn(pair, rng.integers(n, size=n)) for _ in range(_draws(pair))]
-    before, after = pair.values()
-    estimates = np.array([pair.drop(before, after), after])
-    drawn = np.array([estimates, *((pair.drop(*draw), draw[1]) for draw in draws)])
-    low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
-    low, high = np.minimum(low, estimates), np.maximum(high, estimates)
-    drop, value = (_interval(*numbers) for numbers in zip(estimates, low, high, strict=True))
+    estimates = _found(pair, np.arange(n))
+    if n == 1:
+        return _interval(*[estimates[0]] * 3), _interval(*[estimates[1]] * 3)
+    drawn = np.array([estimates, *(_found(pair, rng.integers(n, size=n)) for _ in range(_draws(pair)))])
+    parts = np.array_split(rng.permutation(n), min(n, GROUPS))
+    without = np.array([_found(pair, np.delete(np.arange(n), part)) for part in parts])
+    drop, value = (
+        _interval(one, *_ends(pair, at, drawn[:, at], without[:, at], parts)) for at, one in enumerate(estimates)
+    )
     return drop, value
+
+
+def _found(pair: Compared, samples: Array) -> tuple[float, float]:
+    """The drop and the winner's value on some of the samples.
+
+    NaN where they leave nothing to measure, such as one class for auroc; it is left out then.
+    """
+    try:
+        before, after = pair.values(samples)
+    except InvalidInput:  # a user's function
+        return math.nan, math.nan
+    return pair.drop(before, after), after
+
+
+def _ends(pair: Compared, at: int, drawn: Array, without: Array, parts: Sequence[Array]) -> tuple[float, float]:
+    """The interval of the drop (0) or the value (1), from what was drawn and from what is left without each part."""
+    drawn, estimate = drawn[np.isfinite(drawn)], float(drawn[0])
+    influence: Array = np.nan_to_num(estimate - without)
+    ends = [estimate, estimate]
+    for side, z, part in ((0, -Z, int(influence.argmin())), (1, Z, int(influence.argmax()))):
+        reached = float(np.percentile(drawn, 100 * _level(z, drawn, influence, len(pair))))
+        more = _found(pair, np.concatenate([np.arange(len(pair)), parts[part]]))[at] - estimate
+        ends[side] = reached + (more if more * z > 0 else 0.0)
+    spare = _unseen(pair) if np.ptp(drawn) == 0 and pair.metric in FRACTIONS else 0.0
+    return min(ends[0], estimate) - spare, max(ends[1], estimate) + spare
+
+
+def _level(z: float, drawn: Array, influence: Array, samples: int) -> float:
+    """Of the draws, the part below the end that BCa puts at a normal quantile, stretched to that of Student's t.
+
+    The estimate is the first of those drawn.
+    """
+    below = float(np.mean(drawn < drawn[0]) + np.mean(drawn <= drawn[0])) / 2
+    bias = NORMAL.inv_cdf(min(max(below, 0.001), 0.999))
+    centred = influence - influence.mean()
+    spread = float(np.square(centred).sum()) ** 1.5
+    bend = float((centred**3).sum()) / (6 * spread) if spread > 0 else 0.0
+    df = samples - 1
+    stretched = bias + z * (1 + (z * z + 1) / (4 * df)) * math.sqrt(samples / df)
+    return NORMAL.cdf(bias + stretched / max(1 - bend * stretched, 0.1))
+
+
+def _unseen(pair: Compared) -> float:
+    """What may be lost or gained in samples that were not seen, where all that were agree: as for right answers."""
+    return float(paired_drop(0, 0, len(pair)).high)
 
 
 def verdict(interval: Interval, at_least: float = -math.inf, at_most: float = math.inf) -> Verdict:
@@ -183,6 +243,7 @@ def _find(pair: Compared, seed: int) -> _Finding:
         drop_of, value_of = _matched_drop(pair), _narrowed(wilson(pair.winner[0]))
     else:
         drop_of, value_of = map(_narrowed, bootstrap(pair, seed))
+        return _Finding(pair.metric, falls, len(pair), before, after, drop_of, value_of, FEWEST)
     return _Finding(pair.metric, falls, len(pair), before, after, drop_of, value_of)
 
 
@@ -205,14 +266,6 @@ def _draws(pair: Compared) -> int:
     return FEW_DRAWS if costly or sum(column.size for column in pair.winner) > MANY_NUMBERS else DRAWS
 
 
-def _drawn(pair: Compared, samples: Array) -> tuple[float, float]:
-    """NaN where a draw leaves nothing to measure, such as one class for auroc; it is left out then."""
-    try:
-        return pair.values(samples)
-    except InvalidInput:  # a user's function
-        return math.nan, math.nan
-
-
 def _judge(found: _Finding, constraint: Constraint) -> tuple[Verdict, str]:
     """Whether a promise holds, and the sentence that says so."""
     if constraint.max_drop is not None:
@@ -226,6 +279,8 @@ def _judge(found: _Finding, constraint: Constraint) -> tuple[Verdict, str]:
         shown = _show(found.value_of(1), lambda value: show_metric(found.metric, value))
         told = f"{found.metric} is {shown}, {promise} was promised"
     judged = verdict(scaled(1), **within)
+    if found.samples < found.fewest and judged == Verdict.HOLDS:
+        return Verdict.INCONCLUSIVE, f"{told}: fewer than {found.fewest} samples confirm nothing"
     return judged, told + _samples_needed(scaled, within, found.samples) if judged == Verdict.INCONCLUSIVE else told
 
 
@@ -241,7 +296,8 @@ def _samples_needed(scaled: Scaled, within: Mapping[str, float], samples: int) -
 
 
 def _interval(estimate: float, low: float, high: float) -> Interval:
-    return Interval(estimate=decimal(float(estimate)), low=decimal(float(low)), high=decimal(float(high)))
+    estimate, low, high = (0.0 if abs(number) < TINY else float(number) for number in (estimate, low, high))
+    return Interval(estimate=decimal(estimate), low=decimal(low), high=decimal(high))
 
 
 def _tell_drop(found: _Finding) -> str:
