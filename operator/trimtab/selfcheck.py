@@ -18,7 +18,7 @@ from yarl import URL
 from trimtab import plan
 from trimtab.api.job import ObjectMeta, OptimizationJob
 from trimtab.api.monitor import ModelMonitor
-from trimtab.api.names import EventReason
+from trimtab.api.names import JOB_UID_LABEL, EventReason
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.cluster import objects
 from trimtab.cluster.client import APPLY_PATCH, JSON, MERGE_PATCH, Client, Object
@@ -37,7 +37,7 @@ _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 @dataclass(frozen=True)
 class Attempt:
-    """A call, in the words of RBAC: `get`, `list`, `create`, `patch`, `delete`."""
+    """A call, in the words of RBAC: `get`, `list`, `create`, `patch`, `delete`, `deletecollection`."""
 
     verb: str
     resource: Resource
@@ -105,7 +105,9 @@ def _writes(namespace: str) -> Iterator[Attempt]:
         yield Attempt("get", resource, namespace)
     for resource in (objects.OPTIMIZATION_JOBS, objects.MODEL_MONITORS):
         yield Attempt("patch", resource, namespace, "status", {"status": {}})
-    yield Attempt("delete", objects.JOBS, namespace)
+    for resource in (objects.OPTIMIZATION_JOBS, objects.JOBS):
+        yield Attempt("delete", resource, namespace)
+    yield Attempt("deletecollection", objects.JOBS, namespace)
 
 
 def _election(namespace: str, name: str) -> Iterator[Attempt]:
@@ -122,6 +124,10 @@ async def _make(client: Client, attempt: Attempt) -> None:
         await client.request("GET", resource.path(namespace), [("limit", "1")])
     elif attempt.verb == "create":
         await client.request("POST", resource.path(namespace), [DRY_RUN], body)
+    elif attempt.verb == "deletecollection":
+        await client.request(
+            "DELETE", resource.path(namespace), [("labelSelector", f"{JOB_UID_LABEL}={NAME}"), DRY_RUN]
+        )
     elif resource == objects.CONFIG_MAPS:
         query = [("fieldManager", objects.FIELD_MANAGER), ("force", "true"), DRY_RUN]
         await client.request("PATCH", resource.path(namespace, attempt.name), query, body, APPLY_PATCH)

@@ -1,0 +1,174 @@
+"""A release's life with a real helm on a real API server: install, upgrade, rollback, uninstall, with objects in place.
+
+`previous.tgz` is the chart that people may have installed: `make release` says to put the released one in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import apiserver
+from builders import job_dict, make_runtime
+from chart.support import CHART, ROOT, Object
+from monitors import make_monitor
+from trimtab.api.job import OptimizationJob
+from trimtab.api.monitor import ModelMonitor
+from trimtab.api.runtime import OptimizationRuntime
+
+pytestmark = pytest.mark.e2e
+
+NAMESPACE = "trimtab-life"
+PREVIOUS = Path(__file__).with_name("previous.tgz")
+KINDS: dict[str, Any] = {
+    "optimizationjobs": OptimizationJob,
+    "optimizationruntimes": OptimizationRuntime,
+    "modelmonitors": ModelMonitor,
+}
+
+
+def helm(*words: str | Path, fails: bool = False) -> str:
+    done = apiserver.helm(*words, "--namespace", NAMESPACE)
+    assert (done.returncode != 0) is fails, done.stdout + done.stderr
+    return done.stderr if fails else done.stdout
+
+
+def get(*words: str) -> Object:
+    done = apiserver.kubectl("get", *words, "--namespace", NAMESPACE, "-o", "json")
+    assert done.returncode == 0, done.stderr
+    found: Object = json.loads(done.stdout)
+    return found
+
+
+def apply(*documents: Object, fails: bool = False) -> str:
+    text = "\n---\n".join(json.dumps(document) for document in documents)
+    done = apiserver.kubectl("apply", "--namespace", NAMESPACE, "-f", "-", stdin=text)
+    assert (done.returncode != 0) is fails, done.stderr
+    return done.stderr
+
+
+def objects() -> list[Object]:
+    """One of each kind, as people of the previous version wrote them."""
+    api = "trimtab.dev/v1alpha1"
+    runtime, monitor = make_runtime().spec.wire(), make_monitor().spec.wire()
+    specs = {
+        "OptimizationJob": {**job_dict()["spec"], "budget": {"deadline": "2h"}},
+        "OptimizationRuntime": {key: runtime[key] for key in ("image", "store")},
+        "ModelMonitor": {key: monitor[key] for key in ("target", "triggers", "action", "capture", "jobTemplate")},
+    }
+    specs["ModelMonitor"]["jobTemplate"] = {"spec": job_dict()["spec"]}
+    return [
+        {"apiVersion": api, "kind": kind, "metadata": {"name": "old"}, "spec": spec} for kind, spec in specs.items()
+    ]
+
+
+def stored() -> dict[str, Object]:
+    return {plural: get(plural, "old")["spec"] for plural in KINDS}
+
+
+def uids() -> dict[str, str]:
+    """By which an object is told from another of its name."""
+    return {plural: get(plural, "old")["metadata"]["uid"] for plural in KINDS}
+
+
+def crds_of(chart: Path | None = None) -> dict[str, Object]:
+    """The CRDs that are installed, or those that the archived chart has."""
+    if chart is None:
+        return {plural: get("crd", f"{plural}.trimtab.dev")["spec"]["versions"][0]["schema"] for plural in KINDS}
+    found = {}
+    with tarfile.open(chart) as archive:
+        for plural in KINDS:
+            file = archive.extractfile(f"trimtab/templates/crds/{plural}.yaml")
+            assert file
+            lines = file.read().decode().splitlines()
+            crd = yaml.safe_load("\n".join(line for line in lines if "{{" not in line))
+            found[plural] = crd["spec"]["versions"][0]["schema"]
+    return found
+
+
+def generated() -> dict[str, Object]:
+    crds = {plural: yaml.safe_load((ROOT / "crds" / f"{plural}.yaml").read_text()) for plural in KINDS}
+    return {plural: crd["spec"]["versions"][0]["schema"] for plural, crd in crds.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def release() -> Iterator[None]:
+    apiserver.kubectl("delete", "--ignore-not-found", "-f", ROOT / "crds")
+    apiserver.kubectl("create", "namespace", NAMESPACE)
+    helm("install", "trimtab", PREVIOUS, "--set", "settings.workers=4")
+    for plural in KINDS:
+        apiserver.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{plural}.trimtab.dev")
+    apply(*objects())
+    yield
+    apiserver.helm("uninstall", "trimtab", "--namespace", NAMESPACE)
+    apiserver.kubectl("delete", "--ignore-not-found", "-f", ROOT / "crds")
+    apiserver.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def workers() -> str:
+    [container] = get("deployment", "trimtab")["spec"]["template"]["spec"]["containers"]
+    [value] = [item["value"] for item in container["env"] if item["name"] == "TRIMTAB_WORKERS"]
+    return str(value)
+
+
+def test_a_release_lives_and_what_people_made_outlives_it() -> None:
+    """One test: every step begins where the one before ended."""
+    before, specs = uids(), stored()
+    token = get("secret", "trimtab-alerts")["data"]
+    assert crds_of() == crds_of(PREVIOUS) != generated()
+
+    helm("upgrade", "trimtab", CHART)
+    assert crds_of() == generated()
+    assert workers() == "4", "values that were given at install are kept"
+    assert get("secret", "trimtab-alerts")["data"] == token
+    assert uids() == before
+    for plural, spec in stored().items():
+        assert spec.items() >= specs[plural].items(), "new fields may have defaults; none was lost"
+        KINDS[plural].model_validate(get(plural, "old"))
+    apply(*objects())  # they may still be written
+
+    helm("rollback", "trimtab", "1")
+    assert crds_of() == crds_of(PREVIOUS)
+    assert uids() == before
+    apply(*objects())
+
+    helm("upgrade", "trimtab", CHART)
+    helm("upgrade", "trimtab", CHART, "--set", "leaderElection=false")
+    assert get("deployment", "trimtab")["spec"]["strategy"] == {"type": "Recreate"}
+    helm("uninstall", "trimtab")
+    assert uids() == before
+    left = get("deployments,services,secrets,serviceaccounts,roles,rolebindings,configmaps")["items"]
+    assert not [item for item in left if "trimtab" in item["metadata"]["name"]]
+
+    helm("install", "trimtab", CHART)
+    assert uids() == before
+
+
+def test_a_second_release_is_told_whose_the_crds_are() -> None:
+    said = helm("install", "other", CHART, fails=True)
+    assert "exists and cannot be imported into the current release" in said
+    assert 'must equal "other": current value is "trimtab"' in said
+    helm("install", "other", CHART, "--set", "crds.enabled=false")
+    helm("uninstall", "other")
+    assert stored()
+
+
+def test_values_of_the_previous_chart_that_moved_are_named() -> None:
+    said = helm("upgrade", "trimtab", CHART, "--set", "serviceMonitor.enabled=true", fails=True)
+    assert "additional properties 'serviceMonitor' not allowed" in said
+
+
+def test_crds_that_were_applied_by_hand_become_the_charts() -> None:
+    """As the README says."""
+    helm("uninstall", "trimtab")
+    apiserver.kubectl("delete", "-f", ROOT / "crds")
+    apiserver.install_crds()
+    assert "invalid ownership metadata" in helm("install", "trimtab", CHART, fails=True)
+    helm("install", "trimtab", CHART, "--take-ownership", "--force-conflicts")
+    helm("upgrade", "trimtab", CHART)
