@@ -198,6 +198,17 @@ CASES = (
         {"spec.techniques.2": {"nncf": {}}, "spec.target.engines": ["ONNXRuntime"]},
         "only OpenVINO runs what nncf makes: add it to target.engines",
     ),
+    *(
+        Case(
+            JOB,
+            {**steps, "spec.target.engines": ["OpenVINO"]},
+            "no technique takes what nncf makes: make it the last step, and name it once",
+        )
+        for steps in (
+            {"spec.techniques.1": {"nncf": {}, "optional": True}},
+            {"spec.techniques.1": {"nncf": {}}, "spec.techniques.2": {"nncf": {}}},
+        )
+    ),
     Case(
         JOB,
         {"spec.model.format": "ONNX", "spec.model.factory": REMOVED},

@@ -338,7 +338,7 @@ def test_ignored_layers_stay_float(tmp_path: Path) -> None:
     bench = fragile(tmp_path)
     bench.quantize(ignored_layers=["first", "last"])
     assert bench.notes[0].startswith("1 MatMul in INT8, of 1 nodes in scope")
-    with pytest.raises(InvalidInput, match=r"ignoredLayers: the model has no node 'lats': the nearest .* last, "):
+    with pytest.raises(InvalidInput, match=r"ignoredLayers: the model has no layer 'lats': the nearest .* last, "):
         bench.quantize("other", ignored_layers=["lats"])
 
 

@@ -8,13 +8,15 @@ techniques never import each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.api.model import ModelFormat
+from trimtab_jobs.errors import InvalidInput
 
 if TYPE_CHECKING:
     from trimtab_jobs.data import Splits
@@ -45,6 +47,16 @@ class Bench:
 def counted(names: Mapping[str, int]) -> str:
     """For notes: `1 Conv, 2 MatMul`."""
     return ", ".join(f"{count} {name}" for name, count in sorted(names.items()))
+
+
+def check_ignored(technique: str, ignored: Sequence[str], layers: Sequence[str]) -> None:
+    """Raise InvalidInput unless each of the names is that of a layer."""
+    for name in ignored:
+        if name not in layers:
+            near = ", ".join(get_close_matches(name, layers, cutoff=0.0)) or "none"
+            raise InvalidInput(
+                f"{technique}.ignoredLayers: the model has no layer {name!r}: the nearest names are {near}"
+            )
 
 
 Function = Callable[["Model", Any, Bench], "Model"]

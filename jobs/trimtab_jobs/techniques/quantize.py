@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,14 +40,14 @@ from trimtab.api.techniques import (
 from trimtab_jobs import qdq, qdq_writer
 from trimtab_jobs.calibration import ranges
 from trimtab_jobs.engines import EngineOptions, Session, engine
-from trimtab_jobs.errors import InvalidInput, NotApplicable
+from trimtab_jobs.errors import NotApplicable
 from trimtab_jobs.hardware import hardware, saturates
 from trimtab_jobs.mixed_precision import SAMPLES, fewest, ranked
 from trimtab_jobs.model import ONNX_FILE, Model
 from trimtab_jobs.onnx_graph import save
 from trimtab_jobs.onnx_prepare import float_tensors, prepare
 from trimtab_jobs.sensitivity import Rounding, Simulation
-from trimtab_jobs.techniques import Bench, counted
+from trimtab_jobs.techniques import Bench, check_ignored, counted
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 PRODUCTS = frozenset({"Attention", "Gemm", "LSTM", "MatMul"})
@@ -123,7 +122,7 @@ def _check_types(config: Quantize) -> None:
 
 def _in_scope(network: qdq.Network, config: Quantize) -> list[NodeProto]:
     """The nodes to quantize."""
-    _check_ignored(network, config.ignored_layers)
+    check_ignored("quantize", config.ignored_layers, [node.name for node in network.model.graph.node])
     method = chosen(config.method)
     operators = SCOPES[chosen(config.operator_scope)] & KNOWN[method]
     able = network.quantizable if method == QuantizeMethod.STATIC else network.weighted
@@ -132,14 +131,6 @@ def _in_scope(network: qdq.Network, config: Quantize) -> list[NodeProto]:
     if not found:
         raise NotApplicable(f"quantize: the model has none of {', '.join(sorted(operators))} that can be quantized")
     return found
-
-
-def _check_ignored(network: qdq.Network, ignored: Sequence[str]) -> None:
-    names = [node.name for node in network.model.graph.node]
-    for name in ignored:
-        if name not in names:
-            near = ", ".join(get_close_matches(name, names, cutoff=0.0)) or "none"
-            raise InvalidInput(f"quantize.ignoredLayers: the model has no node {name!r}: the nearest names are {near}")
 
 
 def _scheme(config: Quantize) -> qdq.Scheme:

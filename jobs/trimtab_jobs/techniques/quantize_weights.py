@@ -30,7 +30,7 @@ from trimtab_jobs.errors import InvalidInput, NotApplicable
 from trimtab_jobs.evaluate import batch_size
 from trimtab_jobs.model import Model
 from trimtab_jobs.onnx_graph import attribute, drop_unread_weights, graphs, load, replace_nodes, save, subgraphs
-from trimtab_jobs.techniques import Bench, counted
+from trimtab_jobs.techniques import Bench, check_ignored, counted
 
 DOMAIN = "com.microsoft"
 WEIGHTS_AT = {"MatMul": 1, "Gemm": 1, "Gather": 0}
@@ -69,7 +69,8 @@ def quantize_weights(model: Model, config: QuantizeWeights, bench: Bench) -> Mod
     ONNX Runtime cannot run the result.
     """
     given = load(model.onnx)
-    _check_ignored(given, config)
+    nodes = [node for graph in graphs(given.graph) for node in graph.node]
+    check_ignored("quantizeWeights", config.ignored_layers, [node.name for node in nodes if node.op_type in WEIGHTS_AT])
     work = Work(config)
     _rewrite(given.graph, {}, work)
     if not work.done:
@@ -81,15 +82,6 @@ def quantize_weights(model: Model, config: QuantizeWeights, bench: Bench) -> Mod
     _check_runs(model, made, bench)
     bench.note(_note(work))
     return made
-
-
-def _check_ignored(model: onnx.ModelProto, config: QuantizeWeights) -> None:
-    names = [node.name for graph in graphs(model.graph) for node in graph.node if node.op_type in WEIGHTS_AT]
-    for name in config.ignored_layers:
-        if name not in names:
-            raise InvalidInput(
-                f"quantizeWeights.ignoredLayers: the model has no layer {name!r}: it has {', '.join(names)[:300]}"
-            )
 
 
 def _rewrite(graph: onnx.GraphProto, around: Scope, work: Work) -> None:

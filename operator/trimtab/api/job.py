@@ -220,6 +220,12 @@ class OptimizationJobSpec(Spec):
             lambda s: not _has_step(s, "nncf") or EngineName.OPENVINO in s.target.engines,
         ),
         Rule(
+            "!has(self.techniques) || self.techniques.all(t, !has(t.nncf)) || "
+            "has(self.techniques[size(self.techniques) - 1].nncf) && self.techniques.exists_one(t, has(t.nncf))",
+            "no technique takes what nncf makes: make it the last step, and name it once",
+            lambda s: all(step.technique != "nncf" for step in (s.techniques or [])[:-1]),
+        ),
+        Rule(
             "self.model.format == 'PyTorch' || !has(self.techniques) || "
             "self.techniques.all(t, !has(t.prune) && !has(t.distill))",
             "prune and distill need a PyTorch model",
