@@ -25,6 +25,7 @@ class Cuttable:
     connections: int = 0
     silent: bool = False
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _lost: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -36,11 +37,15 @@ class Cuttable:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bool) -> None:
         with contextlib.suppress(OSError):
             while chunk := await reader.read(65536):
-                if answer and self.silent:
+                if answer and (self.silent or writer in self._lost):
                     continue
                 writer.write(chunk)
                 await writer.drain()
         writer.close()
+
+    def hush(self) -> None:
+        """Let the connections of this moment go silent, and later ones speak."""
+        self._lost |= self._writers
 
     def cut(self) -> None:
         for writer in self._writers:

@@ -36,7 +36,8 @@ def fold(status: OptimizationJobStatus, observed: Observed) -> OptimizationJobSt
 
 def settle(before: OptimizationJobStatus, after: OptimizationJobStatus, observed: Observed) -> OptimizationJobStatus:
     """`after`, charged with the GPUs of all work that it has the outcome of and `before` has not, every attempt's."""
-    ended = (s for s in observed.works if _settled(after, s.work.task) and not _settled(before, s.work.task))
+    held = (seen for seen in observed.works if seen.gpu_seconds)
+    ended = (s for s in held if _settled(after, s.work.task) and not _settled(before, s.work.task))
     spent = sum(seen.gpu_seconds for seen in ended)
     if not spent:
         return after

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from builders import job_dict, report_for, scopes
+from builders import job_dict, make_runtime, report_for, scopes
 from kubelet import Kubelet, node
+from trimtab import plan
 from trimtab.api.job import OptimizationJob
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import Report, Task
@@ -23,7 +24,7 @@ from trimtab.conditions import find, is_finished
 from trimtab.controller import RESOURCES, Controller
 from trimtab.errors import Conflict
 from trimtab.feeds import Feeds
-from trimtab.manifests import work_of
+from trimtab.manifests import job_manifest, work_of
 from trimtab.queue import WorkQueue
 from trimtab.world import Key, Kind, World
 
@@ -232,6 +233,49 @@ def test_killed_after_every_write_it_comes_to_the_same_end(namespace: str) -> No
             assert timeless(killed) == timeless(undisturbed)
 
     asyncio.run(main())
+
+
+def test_two_that_act_at_once_do_no_harm(namespace: str) -> None:
+    """What the lease prevents, and what a write that is late in spite of it amounts to."""
+
+    async def main() -> None:
+        async with await Client.connect() as client, node(client, namespace, Simulated()) as ran:
+            await add_runtime(client, namespace)
+            async with operator(namespace), operator(namespace):
+                await submit(client, namespace)
+                status = await job_where(client, namespace, Complete="Published")
+                await asyncio.sleep(2)
+            assert len(ran) == len(set(ran)) == 5
+            assert status.best is not None
+            assert status.best.trial == 2
+            events = (await client.request("GET", objects.EVENTS.path(namespace)))["items"]
+            told = [e["reason"] for e in events if e.get("reportingController") == "trimtab.dev/operator"]
+            assert sorted(told) == sorted(
+                [*("Inspected", "TrialSucceeded", "TrialSucceeded", "SearchStopped"), *TOLD_AT_THE_END]
+            )
+
+    asyncio.run(main())
+
+
+def test_work_that_a_late_leader_starts_again_is_ended(namespace: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client, operator(namespace) as life:
+            await add_runtime(client, namespace)
+            async with node(client, namespace, Simulated()):
+                await submit(client, namespace)
+                await job_where(client, namespace, Complete="Published")
+            job = OptimizationJob.model_validate(await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, "m"))
+            late = plan.inspect(job.model_copy(update={"status": OptimizationJobStatus()}), make_runtime(), attempt=1)
+            await objects.create(client, objects.JOBS, job_manifest(late, make_runtime(), job))
+            async with asyncio.timeout(30):
+                while late.name in await jobs_of(client, namespace) or len(life.world.works.of(job.metadata.uid)) > 5:
+                    await asyncio.sleep(0.1)
+            assert (await job_where(client, namespace, Complete="Published")).trials == job.status.trials
+
+    asyncio.run(main())
+
+
+TOLD_AT_THE_END = ("CandidateSelected", "Published", "Complete")
 
 
 def test_a_stranger_with_our_label_is_passed_over(namespace: str, caplog: pytest.LogCaptureFixture) -> None:

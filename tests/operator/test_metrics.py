@@ -48,6 +48,19 @@ def test_a_series_goes_with_the_last_object_behind_it() -> None:
     assert value("trimtab_trials", {"namespace": "ml", "outcome": "Failed"}) is None
 
 
+def test_gpu_seconds_are_those_of_the_jobs_that_exist() -> None:
+    jobs = [job("Published"), job("Searching"), job("Published", namespace="other")]
+    for each, spent in zip(jobs, ("90", "10.5", "0"), strict=True):
+        each["status"]["cost"] = {"gpuSeconds": spent}
+    metrics = Metrics()
+    metrics.watch_jobs(lambda: jobs)
+    value = metrics.registry.get_sample_value
+    assert value("trimtab_gpu_seconds", {"namespace": "ml"}) == 100.5
+    del jobs[0]
+    assert value("trimtab_gpu_seconds", {"namespace": "ml"}) == 10.5
+    assert value("trimtab_gpu_seconds", {"namespace": "other"}) == 0
+
+
 def test_what_is_counted_as_it_happens() -> None:
     metrics = Metrics()
     metrics.called("GET", "pods", 200)

@@ -256,6 +256,35 @@ def test_the_last_trials_of_a_late_search_are_waited_for_unless_another_has_succ
     assert not any(seen.state == WorkState.ACTIVE for seen in world.works.values())
 
 
+def test_a_result_counts_though_the_deadline_has_passed_when_it_is_seen() -> None:
+    """The operator was down meanwhile. What is finished is kept, and only further work comes too late."""
+    world = World(make_job(budget={"deadline": "1h"}))
+    for _ in range(4):
+        world.step()
+    assert world.job.status.state == "Publishing"
+    world.now = NOW + timedelta(hours=2)
+    assert world.run().state == "Published"
+
+    early = World(make_job(budget={"deadline": "1h"}))
+    early.step()
+    early.now = NOW + timedelta(hours=2)
+    status = early.run()
+    assert (status.state, status.inspection is not None) == ("DeadlineExceeded", True)
+    assert early.started == ["m-01234567-inspect-0"]
+
+
+def test_a_deadline_may_be_moved() -> None:
+    world = World(make_job(budget={"deadline": "1h"}))
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE)
+    world.step()
+    edited(world, budget={"deadline": "3h"})
+    world.now = NOW + timedelta(hours=2)
+    assert world.step().requeue_after == 3600
+    edited(world, budget={"deadline": "90m"})
+    world.run()
+    assert world.condition("Failed") == ("True", "DeadlineExceeded", "spec.budget.deadline: 90m have passed")
+
+
 def test_time_does_not_pass_for_a_suspended_job() -> None:
     world = World(make_job(suspend=True, budget={"deadline": "1h"}))
     world.run()

@@ -1,0 +1,74 @@
+"""A watch that is open and says nothing: no error ever comes, so somebody has to notice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import kopf
+import pytest
+
+from kubelet import cuttable
+from operators import fetch, free_port, submit
+from trimtab import handlers
+from trimtab.cluster import objects
+from trimtab.cluster.client import MERGE_PATCH, Client
+from trimtab.settings import Settings
+
+pytestmark = pytest.mark.e2e
+
+
+async def says(port: int, words: str) -> None:
+    """Wait until the health check answers this."""
+    async with asyncio.timeout(60):
+        while words not in await fetch(port, "/healthz"):
+            await asyncio.sleep(0.1)
+
+
+def test_a_silent_watch_is_renewed_and_one_that_stays_silent_is_noticed(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only kopf's watches go through the proxy; what the operator calls itself is answered."""
+    port = free_port()
+    settings, credentials = handlers._kopf_settings, Client.credentials
+    monkeypatch.setattr("trimtab.feeds.AUDIT_SECONDS", 0.5)
+
+    def impatient() -> kopf.OperatorSettings:
+        made = settings()
+        made.watching.inactivity_timeout = 3
+        return made
+
+    async def main() -> None:
+        async with await Client.connect() as client, cuttable() as (_, proxy, _calls):
+
+            async def through_the_proxy(self: Client) -> dict[str, Any]:
+                return await credentials(self) | {"server": f"https://127.0.0.1:{proxy.port}"}
+
+            monkeypatch.setattr(handlers, "_kopf_settings", impatient)
+            monkeypatch.setattr(Client, "credentials", through_the_proxy)
+            operator = asyncio.create_task(handlers.operate(Settings(watch_namespaces=[namespace], http_port=port)))
+            async with asyncio.timeout(60):
+                while proxy.connections < 3:
+                    await asyncio.sleep(0.1)
+            await says(port, "ok")
+
+            proxy.hush()
+            await submit(client, namespace)
+            await says(port, "misses changes")
+            async with asyncio.timeout(60):
+                while not (await client.request("GET", objects.JOBS.path(namespace)))["items"]:
+                    await asyncio.sleep(0.1)
+            await says(port, "ok")
+
+            proxy.silent = True
+            path = objects.OPTIMIZATION_JOBS.path(namespace, "m")
+            await client.request("PATCH", path, body={"metadata": {"labels": {"a": "b"}}}, headers=MERGE_PATCH)
+            await says(port, "the watch of optimizationjobs misses changes")
+            await asyncio.sleep(5)  # reconnecting does not help it now
+            assert "misses changes" in await fetch(port, "/healthz")
+            operator.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await operator
+
+    asyncio.run(main())
