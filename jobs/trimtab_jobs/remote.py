@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,6 +108,36 @@ class Bucket:
         """Write an object, replacing the one that is there."""
         with told(f"{self.root}/{name}", self._field):
             self._files.pipe_file(f"{self.root}/{name}", content.encode() if isinstance(content, str) else content)
+
+    def read(self, name: str) -> bytes | None:
+        """An object's content; None where there is none."""
+        with told(f"{self.root}/{name}", self._field):
+            try:
+                content: bytes = self._files.cat_file(f"{self.root}/{name}")
+            except FileNotFoundError:
+                return None
+            return content
+
+    def get(self, name: str, to: Path) -> None:
+        """Copy an object to a file."""
+        to.parent.mkdir(parents=True, exist_ok=True)
+        address = f"{self.root}/{name}"
+        with (
+            told(address, self._field),
+            self._files.open(address, "rb", buffer_size=_BUFFER) as source,
+            to.open("wb") as copy,
+        ):
+            shutil.copyfileobj(source, copy, _BUFFER)
+
+    def names(self, folder: str) -> list[str]:
+        """The objects of a folder, relative to this one; none where there is no such folder."""
+        with told(f"{self.root}/{folder}", self._field):
+            try:
+                found = self._files.find(f"{self.root}/{folder}")
+            except FileNotFoundError:
+                return []
+        inside = self.root.partition("://")[2]
+        return [path.removeprefix(f"{inside}/") for path in found]
 
 
 class _Buckets:

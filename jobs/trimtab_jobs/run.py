@@ -17,6 +17,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from trimtab.api.model import Metric
 from trimtab.api.status import Claim, Inspection, Interval, Verdict
 from trimtab.api.work import ErrorKind, Finalist, Report, Stage, Task, Timing, WorkError
 from trimtab_jobs import publish as publishing
+from trimtab_jobs.bucket_store import open_store
 from trimtab_jobs.claim import Compared, claim
 from trimtab_jobs.data import Array, Split
 from trimtab_jobs.desk import CODE_PIN, Desk
@@ -39,7 +41,7 @@ from trimtab_jobs.onnx_model import operators
 from trimtab_jobs.pipeline import Skipped, run_steps
 from trimtab_jobs.signature import inputs
 from trimtab_jobs.soundness import check_metrics, check_splits, doubts
-from trimtab_jobs.store import Store, resolve
+from trimtab_jobs.store import Store
 from trimtab_jobs.timing import TAIL, Race, race, ratio
 
 log = logging.getLogger(__name__)
@@ -49,9 +51,22 @@ def run(task: Task) -> Report:
     """Carry out a Task. Whatever goes wrong is in the Report; a bug's traceback is on standard error too."""
     started = time.monotonic()
     log.info("%s of %s/%s", task.stage.value, task.job.namespace, task.job.name)
+    with ExitStack() as opened:
+        report, store = _carry_out(task, opened)
+        seconds = time.monotonic() - started
+        report = report.model_copy(
+            update={"trial": task.trial, "hardware": hardware(), "seconds": seconds, "peak_memory": peak_memory()}
+        )
+        if store:
+            _keep(store, task, report)
+    return report
+
+
+def _carry_out(task: Task, opened: ExitStack) -> tuple[Report, Store | None]:
+    """What came of it, and the store, if it could be opened."""
     store = None
     try:
-        store = Store(resolve(task.store, "store"))
+        store = opened.enter_context(open_store(task.store))
         report = _STAGES[task.stage](Desk(task, store))
     except NotApplicable as reason:
         report = Report(stage=task.stage, skipped=str(reason))
@@ -65,13 +80,7 @@ def run(task: Task) -> Report:
         report = failed(task.stage, InvalidInput(f"{denied.filename}: no permission: let user {os.getuid()} read it"))
     except Exception as error:
         report = failed(task.stage, _unforeseen(error))
-    seconds = time.monotonic() - started
-    report = report.model_copy(
-        update={"trial": task.trial, "hardware": hardware(), "seconds": seconds, "peak_memory": peak_memory()}
-    )
-    if store:
-        _keep(store, task, report)
-    return report
+    return report, store
 
 
 def _unforeseen(error: Exception) -> WorkFailure:

@@ -96,10 +96,9 @@ class Cached:
 
 
 class Store:
-    """The folder. Raises what `SharedFolder` does where it cannot be written.
+    """The folder, on a disk that pods share. Raises what `SharedFolder` does where it cannot be written.
 
-    It is on a disk that pods share: they map models into memory, and the first of two to rename a folder wins. A bucket
-    can do neither.
+    `bucket_store` has the one in a bucket.
     """
 
     def __init__(self, root: Path) -> None:
@@ -108,7 +107,7 @@ class Store:
     def put(self, folder: Path) -> str:
         """Keep a copy of a folder; its digest. Putting the same content again changes nothing."""
         digest = digest_folder(folder)
-        self.files.place(folder, f"artifacts/{hexdigits(digest)}")
+        self.files.place(folder, artifact_name(digest))
         return digest
 
     def has(self, digest: str) -> bool:
@@ -128,19 +127,19 @@ class Store:
 
     def cached(self, key: str) -> Cached | None:
         """What was remembered under a key, if its artifact is still there."""
-        path = self.files.root / _cache_name(key)
-        if not path.is_file():
+        content = self._read(_cache_name(key))
+        if content is None:
             return None
-        found = Cached(**json.loads(path.read_text()))
+        found = Cached(**json.loads(content))
         return found if self.has(found.artifact) else None
 
     def remember(self, key: str, made: Cached) -> None:
-        self.files.write(_cache_name(key), json.dumps(asdict(made)))
+        self._write(_cache_name(key), json.dumps(asdict(made)))
 
     def save_report(self, uid: str, report: Report) -> None:
         """Keep the full report of a job's stage, or of its trial."""
         name = f"{report_folder(uid)}/{report.stage.value}-{report.trial or 0}.json"
-        self.files.write(name, report.model_dump_json(by_alias=True, indent=1))
+        self._write(name, report.model_dump_json(by_alias=True, indent=1))
 
     def reports(self, uid: str) -> list[Report]:
         """The full reports that a job's pods have left."""
@@ -148,7 +147,19 @@ class Store:
         return [Report.model_validate_json(path.read_bytes()) for path in paths]
 
     def _artifact(self, digest: str) -> Path:
-        return self.files.root / "artifacts" / hexdigits(digest)
+        return self.files.root / artifact_name(digest)
+
+    def _read(self, name: str) -> bytes | None:
+        path = self.files.root / name
+        return path.read_bytes() if path.is_file() else None
+
+    def _write(self, name: str, text: str) -> None:
+        self.files.write(name, text)
+
+
+def artifact_name(digest: str) -> str:
+    """Where in the store an artifact is."""
+    return f"artifacts/{hexdigits(digest)}"
 
 
 def _cache_name(key: str) -> str:

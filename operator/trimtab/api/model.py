@@ -39,12 +39,14 @@ WRITABLE = Pattern(
     rf"^({_FOLDER}|{_BUCKET}|{_IMAGE})$", "a file, pvc, s3, gs or oci address such as oci://registry/models/magika:v1"
 )
 FOLDER = Pattern(rf"^({_FOLDER})$", "a file:// or pvc:// address, for pods share it as a disk, such as pvc://store")
+STORE = Pattern(rf"^({_FOLDER}|{_BUCKET})$", "a file, pvc, s3 or gs address such as pvc://store")
 NAME = Pattern(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "a Kubernetes name such as cpu-small")
 FACTORY = Pattern(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", "a module:function such as digits:build")
 Uri = Annotated[str, Field(max_length=1024, examples=["pvc://models/magika.onnx"]), URI]
 """Where to read: on a disk, or fetched once."""
 WritableUri = Annotated[str, Field(max_length=1024, examples=["pvc://models/magika"]), WRITABLE]
 FolderUri = Annotated[str, Field(max_length=1024, examples=["pvc://store"]), FOLDER]
+StoreUri = Annotated[str, Field(max_length=1024, examples=["pvc://store"]), STORE]
 Name = Annotated[str, Field(max_length=253), NAME]
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from trimtab.api.base import Pattern, Rule, Spec
 from trimtab.api.job import ObjectMeta
-from trimtab.api.model import FolderUri, Name
+from trimtab.api.model import Name, StoreUri
 from trimtab.api.quantities import Duration
 from trimtab.api.scheduling import Affinity, Labels, ResourceClaim, Toleration
 
@@ -28,7 +28,10 @@ ResourceAmount = Annotated[str, Field(max_length=24), AMOUNT]
 class Store(Spec):
     """Where pods leave what they made."""
 
-    uri: FolderUri = Field(description="A folder for artifacts, the cache and full reports, shared by a job's pods.")
+    uri: StoreUri = Field(
+        description="A folder for artifacts, the cache and full reports, shared by a job's pods: in a claim that all "
+        "of them can mount, or in a bucket, from which each pod has what it needs on its own disk."
+    )
 
 
 class EnvVar(Spec):
