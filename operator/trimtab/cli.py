@@ -62,8 +62,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; {self.prog} --help says more\n")
 
 
-MAX_DROP, TIMEOUT = "1%", "150s"
-"""What is promised where nothing is said, and how long the search goes on."""
+MAX_DROP = "1%"
+"""What is promised where nothing is said."""
 
 
 def _optimize(commands: Commands) -> None:
@@ -81,7 +81,9 @@ def _optimize(commands: Commands) -> None:
     asked.add_argument("--max-size", metavar="BYTES", help="such as 20Mi")
     asked.add_argument("--max-latency", metavar="TIME", help="at the 95th percentile, such as 5ms")
     optimize.add_argument("--engines", metavar="A,B", help="default: every engine that is installed here")
-    optimize.add_argument("--timeout", default=TIMEOUT, metavar="TIME", help="for the search; default %(default)s")
+    optimize.add_argument(
+        "--timeout", metavar="TIME", help="for the search; default: 150s, and 2s more for each MiB of the model"
+    )
     optimize.add_argument(
         "--publish",
         metavar="DIR",
@@ -100,7 +102,7 @@ def _init(commands: Commands) -> None:
     _add_model(init)
     init.add_argument("-o", "--job", type=Path, default=Path("job.yaml"), metavar="FILE", help="default %(default)s")
     init.add_argument("--force", action="store_true", help="replace the file if it is there")
-    init.set_defaults(output="text", max_drop=MAX_DROP, timeout=TIMEOUT)
+    init.set_defaults(output="text", max_drop=MAX_DROP)
 
 
 def _run(commands: Commands) -> None:

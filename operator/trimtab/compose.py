@@ -26,7 +26,7 @@ class Asked:
     """What a person asked for, each as it is written in a job; None leaves it to what was seen."""
 
     max_drop: str
-    timeout: str
+    timeout: str | None = None
     max_size: str | None = None
     max_latency: str | None = None
     engines: Sequence[EngineName] = ()
@@ -78,8 +78,13 @@ def _lines(model: str, look: Look, asked: Asked, published: str) -> Iterator[str
     yield "  # Techniques are left out, so they follow from the model and this CPU. For a search of your own, say:"
     yield "  # techniques: [{quantize: {operatorScope: [All, Compute], perChannel: [true, false]}}]"
     yield "  # No new trial is started after that; what was found by then is measured and published."
-    yield f"  search: {{timeout: {asked.timeout}}}"
+    yield f"  search: {{timeout: {asked.timeout or _timeout(look)}}}"
     yield f"  publish: {{uri: {_uri(published)}}}"
+
+
+def _timeout(look: Look) -> str:
+    """A small model is done within five minutes on two cores, and a large one still gets a few trials."""
+    return f"{min(150 + 2 * look.size // 2**20, 3600)}s"
 
 
 _USES = {

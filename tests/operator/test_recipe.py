@@ -81,6 +81,16 @@ def test_there_are_as_many_alternatives_as_a_few_minutes_allow(name: str) -> Non
     assert not any("Dynamic Compute" in one or "Dynamic All" in one for one in found), "ConvInteger is slow"
 
 
+@pytest.mark.parametrize("name", ["transformer", "crnn"])
+def test_with_vnni_fixed_ranges_come_before_those_measured_at_run_time(name: str) -> None:
+    target = {"engines": ["ONNXRuntime", "OpenVINO"]}
+    slow, fast = (techniques(inspected(MODELS[name], flags, target=target)) for flags in (["avx2"], ["avx512_vnni"]))
+    dynamic = "quantize Dynamic MatMul"
+    assert slow.index("nncf") > slow.index(dynamic)
+    assert fast.index("nncf") < fast.index(dynamic)
+    assert sorted(slow) == sorted(fast)
+
+
 @pytest.mark.parametrize(("name", "some"), [("cnn", True), ("sparse", False)])
 def test_everything_is_quantized_only_where_much_of_it_computes(name: str, some: bool) -> None:
     steps = [step for steps in tried(inspected(MODELS[name], target={"engines": ["OpenVINO"]})) for step in steps]

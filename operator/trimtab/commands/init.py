@@ -25,7 +25,7 @@ def _init(given: argparse.Namespace) -> Said:
     with hold(folder, job_name(given.model)), Processes() as processes:
         seen = look(given.model, given.data, folder, None, processes)
         keep(given.data, folder)
-    text = job_text(given.model, seen, Asked(given.max_drop, given.timeout), str(folder / "published"))
+    text = job_text(given.model, seen, Asked(given.max_drop), str(folder / "published"))
     with writable(given.job):
         write(given.job, text)
     return Answer(command=given.command, paths={"job": str(given.job)}), f"run it with {run_command(given.job, folder)}"

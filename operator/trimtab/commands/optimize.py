@@ -62,7 +62,7 @@ def _asked(given: argparse.Namespace) -> Asked:
         max_size=given.max_size and _checked("--max-size", given.max_size, _positive(parse_quantity)),
         max_latency=given.max_latency and _checked("--max-latency", given.max_latency, _positive(parse_duration)),
         engines=_engines(given.engines or ""),
-        timeout=_checked("--timeout", given.timeout, _positive(parse_duration)),
+        timeout=given.timeout and _checked("--timeout", given.timeout, _positive(parse_duration)),
     )
 
 
