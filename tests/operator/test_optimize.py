@@ -181,10 +181,13 @@ def test_two_data_sets_never_share_a_folder(digits: Path, tmp_path: Path) -> Non
             ["--publish", "/proc/x"],
             "--publish /proc/x: cannot be written: No such file or directory; name another folder",
         ),
-        (["--publish", "s3://"], "--publish: 's3://' is not a file, pvc, s3 or gs address such as s3://models/magika"),
+        (
+            ["--publish", "s3://"],
+            "--publish: 's3://' is not a file, pvc, s3, gs or oci address such as oci://registry/models/magika:v1",
+        ),
         (
             ["--publish", "hf://me/model"],
-            "--publish: 'hf://me/model' is not a file, pvc, s3 or gs address such as s3://models/magika",
+            "--publish: 'hf://me/model' is not a file, pvc, s3, gs or oci address such as oci://registry/models/magika:v1",
         ),
         (
             ["--publish", "pvc://models/a"],
