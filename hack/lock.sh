@@ -24,8 +24,9 @@ lock jobs-torch torch
 lock jobs-tensorrt tensorrt
 lock server server
 
-# What pip installs before anything else: uv here, and setuptools in the images, where it builds the wheel.
-for tool in uv setuptools; do
+# What pip installs before anything else: uv here, and in the images setuptools, which builds the wheel, and what lists
+# their packages.
+for tool in uv setuptools cyclonedx-bom; do
     echo $tool | .venv/bin/uv pip compile - --constraint locks/all.txt --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-annotate --quiet --custom-compile-command "hack/lock.sh" --output-file "locks/$tool.txt"
 done

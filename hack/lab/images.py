@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,36 +22,56 @@ NAME = "localhost/trimtab-{target}:dev"
 # The label with the key of all that went into an image.
 _KEY = "dev.trimtab.inputs"
 _SUITE, _PACKAGES = "bookworm", "python3,python3-venv,ca-certificates"
-_INPUTS = ("operator", "jobs", "locks", "pyproject.toml", "Dockerfile", ".dockerignore", "README.md", "LICENSE")
+_INPUTS = (
+    *("operator", "jobs", "locks", "hack/image", "pyproject.toml"),
+    *("Dockerfile", ".dockerignore", "README.md", "LICENSE"),
+)
 
 
 def build(*targets: str, name: str = NAME) -> list[str]:
     """Build targets of the Dockerfile (`TARGETS` if none is named), load them into the node, return their names."""
+    with _building():
+        return [_load(_provide(target, name.format(target=target))) for target in targets or TARGETS]
+
+
+def export(target: str, image: str, epoch: int, archive: Path) -> None:
+    """Write a target's image into an OCI archive; its files and the image itself get the time `epoch`."""
+    with _building():
+        _provide(target, image, [f"--timestamp={epoch}"])
+        store.buildah("push", image, f"oci-archive:{archive}:{image}")
+
+
+@contextmanager
+def _building() -> Iterator[None]:
     require("buildah", "debootstrap", "git")
     if os.geteuid():
         raise LabError("building images needs root: debootstrap makes device files; run as root")
     with lock("images"):
-        return [_provide(target, name.format(target=target)) for target in targets or TARGETS]
+        yield
 
 
-def _provide(target: str, image: str) -> str:
-    key = _digest(image, target, _base(), *_inputs())
+def _provide(target: str, image: str, options: Sequence[str] = ()) -> str:
+    key = _digest(image, target, _base(), *options, *_inputs())
     if store.label(image, _KEY) != key:
         with _timed(f"built {image}"):
-            _build(target, image, key)
+            _build(target, image, key, options)
+    return image
+
+
+def _load(image: str) -> str:
     if cluster.has_node() and containerd.images().get(image) != store.digest(image):
         with _timed(f"loaded {image}"):
             containerd.load(image)
     return image
 
 
-def _build(target: str, image: str, key: str) -> None:
+def _build(target: str, image: str, key: str, given: Sequence[str]) -> None:
     _provide_base()
     # Pip needs this machine's certificates, which may know an authority that the base does not.
     certificates = "/etc/ssl/certs:/etc/ssl/certs:ro"
     options = ["--layers", "--isolation=chroot", "--network=host", "--pull-never", f"--volume={certificates}"]
     names = [f"--build-arg=BASE={_base()}", f"--target={target}", f"--tag={image}", f"--label={_KEY}={key}"]
-    store.buildah("build", *options, *names, paths.CHECKOUT)
+    store.buildah("build", *options, *given, *names, paths.CHECKOUT)
 
 
 def _provide_base() -> None:

@@ -48,6 +48,15 @@ def digest(image: str) -> str:
     return _digest(_inspect(image)["Manifest"].encode())
 
 
+def read(image: str, path: str) -> str:
+    """A file of an image."""
+    container = buildah("from", "--pull-never", image).strip()
+    try:
+        return (Path(buildah("mount", container).strip()) / path.lstrip("/")).read_text()
+    finally:
+        buildah("rm", container)
+
+
 def pack(image: str, known: set[str], target: Path) -> None:
     """Write an archive of an image for a node that has the `known` blobs already."""
     inspected = _inspect(image)

@@ -1,0 +1,125 @@
+"""`make release`: wheel, chart and images of one version, with bills of materials and checksums, in dist/.
+
+The version is pyproject.toml's, and the chart's and the code's are held to it before anything is built. What is written
+depends on the commit, the locks and the base image: the time of the commit is the time of every file in it, so whoever
+builds the same commit on the same base can compare checksums.
+
+    release.py [TARGET ...]     # targets of the Dockerfile; all of them if none is named
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from lab import images, store, tools
+from lab.paths import CHECKOUT
+from lab.shell import LabError, run
+from trimtab import __version__
+from trimtab.api.schema.__main__ import files, version
+
+TARGETS = ("operator", "jobs", "jobs-torch", "jobs-tensorrt", "server")
+DIST = CHECKOUT / "dist"
+SBOM = "/opt/trimtab/sbom.cdx.json"
+
+
+def main(targets: list[str]) -> None:
+    check_versions(version())
+    epoch = int(run("git", "log", "-1", "--format=%ct", cwd=CHECKOUT))
+    if changed := run("git", "status", "--porcelain", cwd=CHECKOUT).strip():
+        raise LabError(f"a release is of a commit, and this checkout has changes: commit or stash them\n{changed}")
+    DIST.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        run("git", "archive", "--output", f"{folder}/sources.tar", "HEAD", cwd=CHECKOUT)
+        run("tar", "-xf", f"{folder}/sources.tar", "-C", folder)
+        made = [wheel(Path(folder), epoch), chart(Path(folder), epoch)]
+    for target in targets or TARGETS:
+        made += image(target, version(), epoch)
+    sums = "".join(f"{digest(path)}  {path.name}\n" for path in sorted(made))
+    (DIST / "SHA256SUMS").write_text(sums)
+    print(sums, end="")
+
+
+def check_versions(wanted: str) -> None:
+    """Raises LabError where something is of another version than pyproject.toml."""
+    if __version__ != wanted:
+        raise LabError(f"trimtab.__version__ is {__version__}, and pyproject.toml says {wanted}: change the first")
+    stale = [name for name, text in files().items() if (CHECKOUT / name).read_text() != text]
+    if stale:
+        raise LabError(f"{', '.join(stale)}: stale; make generate")
+
+
+def wheel(sources: Path, epoch: int) -> Path:
+    """Built by the locked setuptools, away from the checkout, where an earlier build's files could get into it."""
+    command = ("uv", "build", "--quiet", "--wheel", "--out-dir", DIST, "--require-hashes", "--no-create-gitignore")
+    constraints = ("--build-constraints", CHECKOUT / "locks" / "setuptools.txt")
+    environment = os.environ | {
+        "SOURCE_DATE_EPOCH": str(epoch),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    run(*command, *constraints, cwd=sources, env=environment)
+    return DIST / f"trimtab-{version()}-py3-none-any.whl"
+
+
+def chart(sources: Path, epoch: int) -> Path:
+    """What helm packages, with the commit's time in place of now."""
+    tools.build(["helm"])
+    with tempfile.TemporaryDirectory() as folder:
+        run(tools.path("helm"), "package", sources / "charts" / "trimtab", "--destination", folder)
+        [packaged] = Path(folder).iterdir()
+        target = DIST / packaged.name
+        target.write_bytes(retimed(packaged.read_bytes(), epoch))
+    return target
+
+
+def retimed(archive: bytes, epoch: int) -> bytes:
+    """A .tgz with the same files, ordered by name, all of the time `epoch`."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(archive)) as old, tarfile.open(fileobj=plain, mode="w") as new:
+        for member in sorted(old.getmembers(), key=lambda member: member.name):
+            content = old.extractfile(member)
+            member.mtime, member.pax_headers = epoch, {}
+            new.addfile(member, content)
+    return gzip.compress(plain.getvalue(), mtime=epoch)
+
+
+def image(target: str, tag: str, epoch: int) -> list[Path]:
+    """The image as an OCI archive, and its bill of materials."""
+    name = f"localhost/trimtab-{target}:{tag}"
+    archive, sbom = DIST / f"trimtab-{target}-{tag}.oci.tar", DIST / f"trimtab-{target}-{tag}.cdx.json"
+    archive.unlink(missing_ok=True)
+    images.export(target, name, epoch, archive)
+    bom = json.loads(store.read(name, SBOM))
+    sbom.write_text(json.dumps(of_image(bom, target, tag, store.digest(name)), indent=1) + "\n")
+    return [archive, sbom]
+
+
+def of_image(bom: dict[str, object], target: str, tag: str, digest: str) -> dict[str, object]:
+    """The image's own bill of materials, which knows its packages, with what it is the bill of."""
+    about = {"type": "container", "name": f"trimtab-{target}", "version": tag, "bom-ref": f"trimtab-{target}"}
+    properties = [{"name": "oci:manifest:digest", "value": digest}]
+    code = {"type": "application", "name": "trimtab", "version": tag, "purl": f"pkg:pypi/trimtab@{tag}"}
+    metadata, components = bom["metadata"], bom["components"]
+    assert isinstance(metadata, dict)
+    assert isinstance(components, list)
+    component = {"metadata": metadata | {"component": about | {"properties": properties}}}
+    return bom | component | {"components": [code, *components]}
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except LabError as error:
+        sys.exit(f"release: {error}")
