@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from trimtab.admission import admit
 from trimtab.api.job import OptimizationJob
 from trimtab.api.model import EngineName, Metric
 from trimtab.api.runtime import OptimizationRuntime
@@ -152,7 +153,8 @@ class World:
 
     def step(self) -> Decision:
         """One reconcile, carried out; pods that were started end before the next."""
-        decision = reconcile(self.job, Observed(self.runtime, tuple(self.works.values())), self.now)
+        observed = Observed(admit(self.job, self.runtime, ()), tuple(self.works.values()))
+        decision = reconcile(self.job, observed, self.now)
         for work in decision.create:
             if work.name not in self.works:
                 self.started.append(work.name)

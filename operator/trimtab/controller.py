@@ -29,19 +29,20 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from trimtab.admission import admit
 from trimtab.api.base import Record
 from trimtab.api.job import ObjectMeta, OptimizationJob
 from trimtab.api.monitor import ModelMonitor, ModelMonitorStatus
 from trimtab.api.names import JOB_UID_LABEL, ConditionType, MonitorConditionType, Reason
 from trimtab.api.problems import problems
-from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.runtime import ClusterOptimizationRuntime, OptimizationRuntime
 from trimtab.api.status import Condition, OptimizationJobStatus
 from trimtab.api.work import ErrorKind, Report, WorkError
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
 from trimtab.cluster.pods import Pods, record_of
 from trimtab.conditions import is_finished, with_condition
-from trimtab.decisions import Decision, Event, Observed, ObservedWork, Work, WorkState
+from trimtab.decisions import Decision, Event, Observed, ObservedWork, Refusal, Work, WorkState
 from trimtab.errors import ClusterError, Conflict, Forbidden, NotFound, Refused
 from trimtab.manifests import job_manifest, metadata_of, optimization_job_manifest, rule_manifest
 from trimtab.monitoring import reconcile_monitor
@@ -113,7 +114,7 @@ class Controller:
         works = await self._works(key, job, now)
         decision = reconcile(job, Observed(runtime, works, self._forbidden.pop(key, "")), now)
         for work in decision.create:
-            assert runtime is not None
+            assert not isinstance(runtime, Refusal)
             await self._start(key, job, runtime, work)
         written = await self._write(key, job.metadata, job.status, decision.status)
         await self._tell(job, decision.events if written else ())
@@ -159,9 +160,12 @@ class Controller:
             self._queue.add(key)
         return _soonest(decision.requeue_after, RULE_AGE.total_seconds())
 
-    def _runtime(self, job: OptimizationJob) -> OptimizationRuntime | None:
+    def _runtime(self, job: OptimizationJob) -> OptimizationRuntime | Refusal:
         item = self._world.get(Kind.RUNTIME, (job.metadata.namespace, job.spec.target.runtime_ref.name))
-        return read(OptimizationRuntime, item) if item else None
+        own = read(OptimizationRuntime, item) if item else None
+        shelf = self._world.cluster_runtimes
+        shared = None if shelf is None else [read(ClusterOptimizationRuntime, i) for i in shelf.objects.values()]
+        return admit(job, own, shared)
 
     async def _works(self, key: Key, job: OptimizationJob, now: datetime) -> tuple[ObservedWork, ...]:
         records = self._world.works.of(job.metadata.uid)
@@ -253,7 +257,7 @@ def read(model: type[M], item: Object) -> M:
     try:
         return model.model_validate(item, extra="ignore")
     except ValidationError as error:
-        where = "/".join(name_of(item))
+        where = "/".join(name_of(item)).lstrip("/")
         raise Unreadable(f"{model.__name__} {where}: {problems(error, model)[0]}") from None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from trimtab.api.job import OptimizationJob
 from trimtab.api.monitor import ModelMonitorStatus
-from trimtab.api.names import EventReason
+from trimtab.api.names import EventReason, Reason
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import Report, Task
@@ -48,10 +48,18 @@ class ObservedWork:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Why a job gets no runtime, for as long as that is so."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
 class Observed:
     """The world around one OptimizationJob."""
 
-    runtime: OptimizationRuntime | None
+    runtime: OptimizationRuntime | Refusal
     works: tuple[ObservedWork, ...] = ()
     forbidden: str = ""
     """Why no more work could be started: a quota that is used up, a role that is missing."""

@@ -12,9 +12,10 @@ from trimtab.api.job import OptimizationJob
 from trimtab.api.monitor import ModelMonitor
 from trimtab.api.names import API_VERSION
 from trimtab.api.problems import problems
-from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.runtime import ClusterOptimizationRuntime, OptimizationRuntime
 
-KINDS = {kind.__name__: kind for kind in (OptimizationJob, ModelMonitor, OptimizationRuntime)}
+RUNTIMES = (OptimizationRuntime, ClusterOptimizationRuntime)
+KINDS = {kind.__name__: kind for kind in (OptimizationJob, ModelMonitor, *RUNTIMES)}
 Document = OptimizationJob | ModelMonitor | OptimizationRuntime
 
 

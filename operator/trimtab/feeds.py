@@ -1,6 +1,7 @@
 """What arrives from the cluster, and whom it concerns.
 
     our kinds   kopf's watches            → the object, and the objects that depend on it
+    runtimes of the cluster   one watch of our own, where it is allowed
     Jobs        one watch by label        → the OptimizationJob that owns it
     audits      metadata-only lists       → what the watches missed
 
@@ -23,10 +24,10 @@ from trimtab.cluster.client import Client, Object
 from trimtab.cluster.pods import JobRecord, Pods, record_of
 from trimtab.cluster.watch import Gone, Listed, Seen, listing, watch
 from trimtab.controller import RESOURCES
-from trimtab.errors import ClusterError
+from trimtab.errors import ClusterError, Forbidden
 from trimtab.manifests import controller_of
 from trimtab.queue import WorkQueue
-from trimtab.world import Key, Kind, World, name_of
+from trimtab.world import Key, Kind, Shelf, World, name_of
 
 AUDIT_SECONDS = 120.0
 
@@ -57,6 +58,37 @@ class Feeds:
                 async for change in listing(self.client, resource.path(namespace)):
                     if isinstance(change, Seen):
                         self.seen(kind, change.object)
+        await self._load_cluster_runtimes()
+
+    async def _load_cluster_runtimes(self) -> None:
+        shelf = Shelf()
+        try:
+            async for change in listing(self.client, objects.CLUSTER_RUNTIMES.path()):
+                if isinstance(change, Seen):
+                    shelf.put(change.object)
+        except Forbidden as error:
+            if None in self.namespaces:
+                raise
+            logger.warning("ClusterOptimizationRuntimes are not used, nor are their allowedImages kept: %s", error)
+            return
+        self.world.cluster_runtimes = shelf
+
+    async def follow_cluster_runtimes(self) -> None:
+        """The watch of ClusterOptimizationRuntimes, for ever; at once over where they may not be read."""
+        if (shelf := self.world.cluster_runtimes) is None:
+            return
+        async for change in watch(self.client, objects.CLUSTER_RUNTIMES.path()):
+            match change:
+                case Seen(item):
+                    news = shelf.put(item)
+                case Gone(item):
+                    shelf.remove(item)
+                    news = True
+                case Listed(uids, _):
+                    news = bool(shelf.prune(shelf.uids(), dict.fromkeys(uids, 0)))
+            # One may bound the images of any namespace. They change a few times a year.
+            for name in self.world.unfinished_jobs() if news else ():
+                self.queue.add(Key(Kind.JOB, name))
 
     def serves(self, namespace: str) -> bool:
         return None in self.namespaces or namespace in self.namespaces

@@ -162,6 +162,7 @@ async def _synchronize(feeds: Feeds, group: asyncio.TaskGroup, tasks: list[async
         except Temporary as error:
             logger.warning("%s; again in %.0fs", error, RETRY_SECONDS)
         await asyncio.sleep(RETRY_SECONDS)
+    tasks.append(group.create_task(feeds.follow_cluster_runtimes(), name="ClusterOptimizationRuntimes"))
     for namespace in feeds.namespaces:
         listed = asyncio.Event()
         tasks.append(group.create_task(feeds.follow_jobs(namespace, listed), name=f"Jobs of {namespace or 'all'}"))

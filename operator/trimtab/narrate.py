@@ -13,7 +13,7 @@ from trimtab.api.job import OptimizationJob
 from trimtab.api.names import ConditionType, EventReason, Reason
 from trimtab.api.status import Condition, OptimizationJobStatus, TrialState, TrialStatus
 from trimtab.conditions import is_true, timestamp, with_condition
-from trimtab.decisions import Event
+from trimtab.decisions import Event, Refusal
 from trimtab.space import words
 
 ENDED = frozenset(
@@ -71,18 +71,13 @@ def _stopped(trial: TrialStatus, reason: Reason) -> TrialStatus:
     return trial.model_copy(update={"state": TrialState.FAILED, "message": f"the job ended: {reason.value}"})
 
 
-def waiting_for_runtime(job: OptimizationJob, now: datetime) -> OptimizationJobStatus:
-    """The status of a job whose runtime is not there yet."""
-    name = job.spec.target.runtime_ref.name
-    message = (
-        f"spec.target.runtimeRef.name: there is no OptimizationRuntime {name!r} in namespace "
-        f"{job.metadata.namespace}; create it, or name another"
-    )
+def not_accepted(job: OptimizationJob, refusal: Refusal, now: datetime) -> OptimizationJobStatus:
+    """The status of a job that gets no runtime, or not yet."""
     told: dict[ConditionType, Told] = {
-        ConditionType.ACCEPTED: (False, Reason.RUNTIME_NOT_FOUND, message),
-        ConditionType.COMPLETE: (False, Reason.RUNTIME_NOT_FOUND, message),
+        ConditionType.ACCEPTED: (False, refusal.reason, refusal.message),
+        ConditionType.COMPLETE: (False, refusal.reason, refusal.message),
     }
-    return _told(job, told, now).model_copy(update={"state": Reason.RUNTIME_NOT_FOUND.value})
+    return _told(job, told, now).model_copy(update={"state": refusal.reason.value})
 
 
 Told = tuple[bool | None, Reason, str]

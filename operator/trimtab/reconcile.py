@@ -24,7 +24,7 @@ from trimtab.api.status import OptimizationJobStatus, TrialState, TrialStatus, V
 from trimtab.api.work import ErrorKind, Finalist, Stage
 from trimtab.candidates import baseline_is_best
 from trimtab.conditions import is_finished, parse_timestamp, timestamp
-from trimtab.decisions import Decision, Observed, ObservedWork, Work, WorkState
+from trimtab.decisions import Decision, Observed, ObservedWork, Refusal, Work, WorkState
 from trimtab.harvest import fold, settle
 from trimtab.recipe import explore
 from trimtab.report import so_far
@@ -74,14 +74,15 @@ def reconcile(job: OptimizationJob, observed: Observed, now: datetime) -> Decisi
 
 
 def _retire(
-    job: OptimizationJob, runtime: OptimizationRuntime | None, now: datetime, active: tuple[str, ...]
+    job: OptimizationJob, runtime: OptimizationRuntime | Refusal, now: datetime, active: tuple[str, ...]
 ) -> Decision:
     """Of a job that has ended: everything is in its status, so its Jobs, and then itself, may go in their time.
 
     That is one call for all its Jobs. `ttlSecondsAfterFinished` on each would take a PATCH for every result, and
     Kubernetes would delete them while the search goes on, with the logs and the record of failed attempts.
     """
-    sweep = _left(job, runtime.spec.ttl_seconds_after_finished if runtime else None, now)
+    kept = None if isinstance(runtime, Refusal) else runtime.spec.ttl_seconds_after_finished
+    sweep = _left(job, kept, now)
     expire = _left(job, job.spec.ttl_seconds_after_finished, now)
     later = min((seconds for seconds in (sweep, expire) if 0 < seconds < inf), default=None)
     return Decision(job.status, delete=active, sweep=sweep <= 0, expire=expire <= 0, requeue_after=later)
@@ -96,9 +97,10 @@ def _left(job: OptimizationJob, ttl: int | None, now: datetime) -> float:
 
 def _go_on(job: OptimizationJob, current: OptimizationJob, observed: Observed, now: datetime) -> Decision:
     """Advance a job that may run. `job` is as it was read, `current` with the results of finished work."""
-    if observed.runtime is None:
+    if isinstance(observed.runtime, Refusal):
         _check_deadline(current, now)
-        return _decide(job, narrate.waiting_for_runtime(current, now), requeue_after=_time_left(current, now))
+        status = narrate.not_accepted(current, observed.runtime, now)
+        return _decide(job, status, requeue_after=_time_left(current, now))
     current = _with_status(current, _begun(current.status, now))
     progress = _advance(current, observed, observed.runtime, now)
     current = _with_status(current, progress.status)

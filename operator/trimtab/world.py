@@ -39,7 +39,8 @@ class Key(NamedTuple):
 
 
 def name_of(item: Mapping[str, Any]) -> Name:
-    return item["metadata"]["namespace"], item["metadata"]["name"]
+    """Without a namespace, that of an object of the whole cluster is empty."""
+    return item["metadata"].get("namespace", ""), item["metadata"]["name"]
 
 
 def version_of(item: Mapping[str, Any]) -> int:
@@ -126,6 +127,8 @@ class Works:
 class World:
     shelves: dict[Kind, Shelf] = field(default_factory=lambda: {kind: Shelf() for kind in Kind})
     works: Works = field(default_factory=Works)
+    cluster_runtimes: Shelf | None = None
+    """None where they may not be read."""
 
     def get(self, kind: Kind, name: Name) -> Object | None:
         return self.shelves[kind].objects.get(name)
@@ -139,6 +142,12 @@ class World:
             owner = controller_of(item["metadata"])
             if owner is not None and owner["uid"] == monitor_uid:
                 yield item
+
+    def unfinished_jobs(self) -> Iterator[Name]:
+        """The OptimizationJobs that may still do something."""
+        for name, item in self.shelves[Kind.JOB].objects.items():
+            if not item.get("status", {}).get("completionTime"):
+                yield name
 
     def jobs_using(self, runtime: Name) -> Iterator[Name]:
         """The OptimizationJobs that name this runtime; the API server fills in the default's name."""

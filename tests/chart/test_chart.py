@@ -111,6 +111,20 @@ class TestRendered:
         assert {item["subjects"][0]["namespace"] for item in bindings} == {NAMESPACE}
         assert "ClusterRoleBinding" not in {item["kind"] for item in objects}
 
+    @pytest.mark.parametrize(
+        ("given", "read"),
+        [
+            ([], True),
+            (["settings.watchNamespaces={ml}"], False),
+            (["settings.watchNamespaces={ml}", "clusterRuntimes=true"], True),
+        ],
+    )
+    def test_runtimes_of_the_cluster_are_read_where_a_cluster_role_may_be_had(
+        self, given: list[str], read: bool
+    ) -> None:
+        bound = [item["roleRef"]["name"] for item in render(*given) if item["kind"] == "ClusterRoleBinding"]
+        assert ("trimtab-cluster-runtimes" in bound) == read
+
     def test_replicas_elect_one_by_a_lease_of_their_own(self) -> None:
         objects = render("replicaCount=2")
         deployment = the("Deployment", objects)["spec"]

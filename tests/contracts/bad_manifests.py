@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -107,7 +107,12 @@ spec:
   activeDeadline: 1h
   ttlSecondsAfterFinished: 3600
 """)
-GOOD = {manifest["kind"]: manifest for manifest in (JOB, MONITOR, RUNTIME)}
+CLUSTER_RUNTIME = RUNTIME | {
+    "kind": "ClusterOptimizationRuntime",
+    "metadata": {"name": "cpu-small"},
+    "spec": RUNTIME["spec"] | {"allowedNamespaces": ["team-*"], "allowedImages": ["registry.example.com/team/*"]},
+}
+GOOD = {manifest["kind"]: manifest for manifest in (JOB, MONITOR, RUNTIME, CLUSTER_RUNTIME)}
 
 
 NODES = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms.0.matchExpressions"
@@ -127,7 +132,7 @@ class Case:
         return changed(self.good, self.changes)
 
     def __str__(self) -> str:
-        return ",".join(self.changes).removeprefix("spec.")
+        return f"{self.good['kind']}.{','.join(self.changes).removeprefix('spec.')}"
 
 
 CASES = (
@@ -248,7 +253,16 @@ CASES = (
         "at most 253 characters",
         "a name has more than 253 characters",
     ),
+    Case(CLUSTER_RUNTIME, {"spec.allowedNamespaces.0": "Team"}, "'Team' is not a namespace, or several by a star"),
+    # A star in the registry's name would let anybody's registry in.
+    Case(
+        CLUSTER_RUNTIME,
+        {"spec.allowedImages.0": "r.example.com*"},
+        "'r.example.com*' is not an image with its registry",
+    ),
+    Case(CLUSTER_RUNTIME, {"spec.allowedImages.0": "*/team/jobs"}, "'*/team/jobs' is not an image with its registry"),
 )
+CASES += tuple(replace(case, good=CLUSTER_RUNTIME) for case in CASES if case.good is RUNTIME)
 
 
 CHANGES: dict[str, Any] = {
@@ -308,10 +322,11 @@ class Bound:
 
 
 def bounds() -> Iterator[Bound]:
-    """Every limit of every kind; the job template of a monitor is a job's spec once more."""
+    """Every limit of every kind; a monitor's job template and a cluster's runtime are known specs once more."""
     for kind in KINDS:
         for bound in _bounds(kind, _spec_schema(kind), GOOD[kind.name]["spec"], ("spec",)):
-            if bound.path[:2] != ("spec", "jobTemplate"):
+            again = kind.name == "ClusterOptimizationRuntime" and bound.path[1] in RUNTIME["spec"]
+            if bound.path[1] != "jobTemplate" and not again:
                 yield bound
 
 

@@ -100,8 +100,11 @@ class Server:
     def create(self, manifest: Manifest, *, dry: bool = True) -> str:
         """What the server answers, empty if it agrees."""
         options = {"dry_run": "All"} if dry else {}
+        create = self.api.create_namespaced_custom_object
+        if manifest["kind"].startswith("Cluster"):
+            create = self.api.create_cluster_custom_object
         return self._answer(
-            self.api.create_namespaced_custom_object,
+            create,
             *self._kind(manifest),
             manifest,
             field_validation="Strict",
@@ -116,8 +119,9 @@ class Server:
             self.api.replace_namespaced_custom_object, *self._kind(manifest), name, update, dry_run="All"
         )
 
-    def _kind(self, manifest: Manifest) -> tuple[str, str, str, str]:
-        return names.GROUP, names.VERSION, "default", PLURALS[manifest["kind"]]
+    def _kind(self, manifest: Manifest) -> tuple[str, ...]:
+        scope = [] if manifest["kind"].startswith("Cluster") else ["default"]
+        return names.GROUP, names.VERSION, *scope, PLURALS[manifest["kind"]]
 
     def _answer(self, call: Any, *arguments: Any, **options: Any) -> str:
         try:

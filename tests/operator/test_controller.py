@@ -18,7 +18,7 @@ from trimtab.api.job import OptimizationJob
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import Report, Task
 from trimtab.cluster import objects
-from trimtab.cluster.client import MERGE_PATCH, Client, Object
+from trimtab.cluster.client import APPLY_PATCH, MERGE_PATCH, Client, Object
 from trimtab.cluster.watch import Gone, Seen, watch
 from trimtab.conditions import find, is_finished
 from trimtab.controller import RESOURCES, Controller
@@ -29,6 +29,9 @@ from trimtab.queue import WorkQueue
 from trimtab.world import Key, Kind, World
 
 pytestmark = pytest.mark.e2e
+
+
+KIND = "ClusterOptimizationRuntime"
 
 
 class Killed(BaseException):
@@ -73,6 +76,7 @@ class Life:
         await self.feeds.load()
         listed = asyncio.Event()
         async with asyncio.TaskGroup() as group:
+            group.create_task(self.feeds.follow_cluster_runtimes())
             group.create_task(self.feeds.follow_jobs(self.namespace, listed))
             await listed.wait()
             for kind in Kind:
@@ -126,9 +130,9 @@ def finished(world: World, namespace: str) -> bool:
     return item is not None and is_finished(OptimizationJob.model_validate(item).status.conditions)
 
 
-async def submit(client: Client, namespace: str, **spec: Any) -> OptimizationJob:
+async def submit(client: Client, namespace: str, name: str = "m", **spec: Any) -> OptimizationJob:
     manifest = job_dict(**spec)
-    manifest["metadata"] = {"name": "m", "namespace": namespace}
+    manifest["metadata"] = {"name": name, "namespace": namespace}
     return OptimizationJob.model_validate(await objects.create(client, objects.OPTIMIZATION_JOBS, manifest))
 
 
@@ -142,11 +146,11 @@ async def add_runtime(client: Client, namespace: str, **spec: Any) -> None:
     await objects.create(client, objects.OPTIMIZATION_RUNTIMES, manifest)
 
 
-async def job_where(client: Client, namespace: str, **wanted: str) -> OptimizationJobStatus:
+async def job_where(client: Client, namespace: str, name: str = "m", **wanted: str) -> OptimizationJobStatus:
     """The job's status once a condition of each type has the wanted reason."""
     async with asyncio.timeout(60):
         while True:
-            job = OptimizationJob.model_validate(await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, "m"))
+            job = OptimizationJob.model_validate(await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, name))
             found = {kind: find(job.status.conditions, kind) for kind in wanted}
             if all(c is not None and c.reason == wanted[kind] for kind, c in found.items()):
                 return job.status
@@ -405,6 +409,40 @@ def test_a_runtime_that_comes_later_is_noticed(namespace: str) -> None:
             await job_where(client, namespace, Accepted="RuntimeNotFound")
             await add_runtime(client, namespace)
             await job_where(client, namespace, Complete="Inspecting")
+
+    asyncio.run(main())
+
+
+def test_the_cluster_s_runtimes_serve_and_bound_the_namespaces_they_allow(namespace: str) -> None:
+    path = objects.CLUSTER_RUNTIMES.path(name=namespace)
+
+    async def allow(client: Client, **spec: Any) -> None:
+        body = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "ClusterOptimizationRuntime"}
+        body |= {"metadata": {"name": namespace}, "spec": {"image": "big:dev", "store": {"uri": "pvc://store"}} | spec}
+        headers, query = APPLY_PATCH, [("fieldManager", "test"), ("force", "true")]
+        await client.request("PATCH", path, query, body, headers)
+
+    async def main() -> None:
+        async with await Client.connect() as client, operator(namespace):
+            await add_runtime(client, namespace)
+            await allow(client, allowedNamespaces=["elsewhere"])
+            await submit(client, namespace, target={"runtimeRef": {"kind": KIND, "name": namespace}})
+            status = await job_where(client, namespace, Accepted="RuntimeNotAllowed")
+            assert "its allowedNamespaces are elsewhere" in message(status, "Accepted")
+            assert await jobs_of(client, namespace) == []
+            await allow(client, allowedNamespaces=["elsewhere", namespace])
+            await job_where(client, namespace, Complete="Inspecting")
+            (name,) = await jobs_of(client, namespace)
+            job = await objects.get(client, objects.JOBS, namespace, name)
+            assert job["spec"]["template"]["spec"]["containers"][0]["image"] == "big:dev"
+
+            await submit(client, namespace, name="own")
+            await job_where(client, namespace, name="own", Complete="Inspecting")
+            await allow(client, allowedNamespaces=[namespace], allowedImages=["registry.example.com/*"])
+            status = await job_where(client, namespace, name="own", Accepted="ImageNotAllowed")
+            assert "'jobs:dev' is not allowed" in message(status, "Accepted")
+            await client.request("DELETE", path)
+            await job_where(client, namespace, name="own", Complete="Inspecting")
 
     asyncio.run(main())
 

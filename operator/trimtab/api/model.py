@@ -219,10 +219,19 @@ class Device(StrEnum):
     GPU = "GPU"
 
 
-class RuntimeRef(Spec):
-    """Names the OptimizationRuntime."""
+class RuntimeKind(StrEnum):
+    NAMESPACED = "OptimizationRuntime"
+    CLUSTER = "ClusterOptimizationRuntime"
 
-    name: Name = Field(description="An OptimizationRuntime in the same namespace.")
+
+class RuntimeRef(Spec):
+    """Names the runtime."""
+
+    kind: RuntimeKind = Field(
+        RuntimeKind.NAMESPACED,
+        description="A runtime of the same namespace, or one of the cluster that allows this namespace.",
+    )
+    name: Name = Field(description="The runtime.")
 
 
 class Target(Spec):

@@ -57,6 +57,8 @@ class Reason(StrEnum):
     PENDING = "Pending"
     SPEC_ACCEPTED = "SpecAccepted"
     RUNTIME_NOT_FOUND = "RuntimeNotFound"
+    RUNTIME_NOT_ALLOWED = "RuntimeNotAllowed"
+    IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     INVALID_INPUT = "InvalidInput"
     INSPECTING = "Inspecting"
     SEARCHING = "Searching"

@@ -181,3 +181,35 @@ class OptimizationRuntime(Spec):
     kind: str = "OptimizationRuntime"
     metadata: ObjectMeta
     spec: OptimizationRuntimeSpec
+
+
+NAMESPACES = Pattern(r"^[-a-z0-9*]+$", "a namespace, or several by a star, such as team-*")
+IMAGES = Pattern(
+    r"^[-A-Za-z0-9.:]+/[-\w./:@*]+$",
+    "an image with its registry written out, or several by a star, such as registry.example.com/team/*",
+)
+
+
+class ClusterOptimizationRuntimeSpec(OptimizationRuntimeSpec):
+    """What every pod of a job has in common. The claims and Secrets it names are those of the job's namespace."""
+
+    allowed_namespaces: list[Annotated[str, Field(max_length=63), NAMESPACES]] = Field(
+        min_length=1,
+        max_length=64,
+        description="The namespaces it is for, by name: people who may label a namespace cannot rename it. A star "
+        "stands for any characters.",
+    )
+    allowed_images: list[Annotated[str, Field(max_length=512), IMAGES]] = Field(
+        [],
+        max_length=64,
+        description="What OptimizationRuntimes of these namespaces may have as their image; a star stands for any "
+        "characters. Those of all ClusterOptimizationRuntimes for a namespace add up; where none has any, any image "
+        "is allowed.",
+    )
+
+
+class ClusterOptimizationRuntime(OptimizationRuntime):
+    """How and where the pods of OptimizationJobs run, owned by the cluster's administrator."""
+
+    kind: str = "ClusterOptimizationRuntime"
+    spec: ClusterOptimizationRuntimeSpec

@@ -158,6 +158,11 @@ class Values(Spec):
         "the old one before it starts the new.",
     )
     settings: OperatorSettings = Field(OperatorSettings(), description="The operator itself.")
+    cluster_runtimes: bool = Field(
+        False,
+        description="Where namespaces are named: use ClusterOptimizationRuntimes and keep to their allowedImages, "
+        "which takes a ClusterRole that reads them. Where all namespaces are served this is so anyway.",
+    )
     crds: Crds = Field(Crds(), description="The CustomResourceDefinitions.")
     service_account: ServiceAccount = Field(ServiceAccount(), description="Who the operator is to the API server.")
     alerts: Alerts = Field(Alerts(), description="The webhook that Alertmanager calls.")

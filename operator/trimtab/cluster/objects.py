@@ -36,6 +36,7 @@ class Resource:
 
 OPTIMIZATION_JOBS = Resource(f"/apis/{API_VERSION}", "optimizationjobs")
 OPTIMIZATION_RUNTIMES = Resource(f"/apis/{API_VERSION}", "optimizationruntimes")
+CLUSTER_RUNTIMES = Resource(f"/apis/{API_VERSION}", "clusteroptimizationruntimes")
 MODEL_MONITORS = Resource(f"/apis/{API_VERSION}", "modelmonitors")
 JOBS = Resource("/apis/batch/v1", "jobs")
 PODS = Resource("/api/v1", "pods")

@@ -1,4 +1,4 @@
-"""The three kinds, whole, as CustomResourceDefinitions and as JSON Schema for editors; and the JSON Schemas
+"""The kinds, whole, as CustomResourceDefinitions and as JSON Schema for editors; and the JSON Schemas
 of the documents that programs of ours write.
 """
 
@@ -11,7 +11,7 @@ from trimtab.api import names
 from trimtab.api.base import Record, Spec
 from trimtab.api.job import OptimizationJob
 from trimtab.api.monitor import ModelMonitor
-from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.runtime import ClusterOptimizationRuntime, OptimizationRuntime
 from trimtab.api.schema.wire import RULES, one_line, structural, wire_schema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -38,6 +38,7 @@ class Kind:
     short_name: str
     columns: tuple[Column, ...]
     keyed: tuple[tuple[str, str], ...] = ()
+    namespaced: bool = True
 
     @property
     def name(self) -> str:
@@ -79,6 +80,13 @@ KINDS = (
         "trun",
         (Column("Image", ".spec.image"), Column("Store", ".spec.store.uri"), AGE),
     ),
+    Kind(
+        ClusterOptimizationRuntime,
+        "clusteroptimizationruntimes",
+        "ctrun",
+        (Column("Image", ".spec.image"), Column("Store", ".spec.store.uri"), AGE),
+        namespaced=False,
+    ),
 )
 
 
@@ -101,7 +109,7 @@ def crd(kind: Kind) -> dict[str, Any]:
         "metadata": {"name": f"{kind.plural}.{names.GROUP}"},
         "spec": {
             "group": names.GROUP,
-            "scope": "Namespaced",
+            "scope": "Namespaced" if kind.namespaced else "Cluster",
             "names": {
                 "kind": kind.name,
                 "listKind": f"{kind.name}List",
