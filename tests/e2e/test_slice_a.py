@@ -100,7 +100,7 @@ def test_every_piece_of_work_ran_once_in_a_container_of_the_node(done: Any, home
 
 def test_kubectl_get_reads_well(done: Any) -> None:
     shown = kubectl("-n", NAMESPACE, "get", "tjob")
-    assert shown.splitlines()[0].split() == ["NAME", "STATE", "BEST", "SPEED-UP", "QUALITY", "SIZE", "AGE"]
+    assert shown.splitlines()[0].split() == ["NAME", "STATE", "TRIALS", "BEST", "SPEED-UP", "QUALITY", "SIZE", "AGE"]
 
 
 def test_events_tell_the_story_once(done: Any) -> None:

@@ -137,13 +137,13 @@ class TestInACluster:
     @pytest.mark.parametrize(
         ("ending", "cells"),
         [
-            ("winner", ["Published", "trial-2/ONNXRuntime", "1.49x", "95.1% accuracy", "320"]),
-            ("baseline is best", ["BaselineIsBest", "input/ONNXRuntime", "1.00x", "95% accuracy", "1000"]),
-            ("nothing feasible", ["NoFeasibleCandidate"]),
+            ("winner", ["Published", "2/2", "trial-2/ONNXRuntime", "1.49x", "95.1% accuracy", "320"]),
+            ("baseline is best", ["BaselineIsBest", "2/2", "input/ONNXRuntime", "1.00x", "95% accuracy", "1000"]),
+            ("nothing feasible", ["NoFeasibleCandidate", "2/2"]),
         ],
     )
     def test_a_list_is_read_at_a_glance(self, ending: str, cells: list[str]) -> None:
         self.create(ENDINGS[ending]())
         headings, row = (re.split(r"\s{2,}", line) for line in self.get().splitlines())
-        assert headings == ["NAME", "STATE", "BEST", "SPEED-UP", "QUALITY", "SIZE", "AGE"]
+        assert headings == ["NAME", "STATE", "TRIALS", "BEST", "SPEED-UP", "QUALITY", "SIZE", "AGE"]
         assert row[:-1] == ["m", *cells]
