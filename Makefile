@@ -93,6 +93,11 @@ bench-startup: .venv/all ## Time `trimtab --help`
 bench-optimize: .venv/all ## Compare `trimtab optimize` with the tools an expert would use, on a dozen models
 	$(BIN)/python hack/bench_optimize.py $(BENCH)
 
+# 11,800 Jobs three times: half an hour to hours. BENCH="--jobs 300 --profile" does less, and profiles.
+.PHONY: bench-operator
+bench-operator: .venv/all tools ## Run 5,000 jobs against a real API server, beside a naive operator and a bare loop
+	$(BIN)/python hack/bench_operator.py $(BENCH)
+
 .PHONY: lock
 lock: .venv/base ## Resolve the dependencies again
 	hack/lock.sh

@@ -25,7 +25,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -61,6 +61,8 @@ RESOURCES = {
 }
 
 
+M = TypeVar("M", bound=BaseModel)
+RUNTIMES_KEPT = 4096
 RULE_AGE = timedelta(minutes=15)
 """ConfigMaps are not watched: a rule that was deleted or edited by hand is put right after this long."""
 
@@ -92,6 +94,8 @@ class Controller:
         """Why the last turn could not start what it wanted: a quota is used up, a role is missing."""
         self._rules: dict[Key, tuple[Object, datetime]] = {}
         """The ConfigMap last applied for each monitor, and when."""
+        self._runtimes: dict[str, tuple[Object, Any]] = {}
+        """Runtimes as stored and as read, by UID."""
 
     async def handle(self, key: Key) -> float | None:
         """One turn. Returns the seconds to the next if nothing happens, or None. Raises ClusterError."""
@@ -162,10 +166,21 @@ class Controller:
 
     def _runtime(self, job: OptimizationJob) -> OptimizationRuntime | Refusal:
         item = self._world.get(Kind.RUNTIME, (job.metadata.namespace, job.spec.target.runtime_ref.name))
-        own = read(OptimizationRuntime, item) if item else None
+        own = self._once(OptimizationRuntime, item) if item else None
         shelf = self._world.cluster_runtimes
-        shared = None if shelf is None else [read(ClusterOptimizationRuntime, i) for i in shelf.objects.values()]
+        shared = None if shelf is None else [self._once(ClusterOptimizationRuntime, i) for i in shelf.objects.values()]
         return admit(job, own, shared)
+
+    def _once(self, model: type[M], item: Object) -> M:
+        """`read`, once for each version of an object: every turn of every job asks for its runtime."""
+        uid = item["metadata"]["uid"]
+        known = self._runtimes.get(uid)
+        if known is None or known[0] is not item:  # a shelf never changes an object, it takes another
+            if len(self._runtimes) >= RUNTIMES_KEPT:
+                self._runtimes.clear()  # most of them have been deleted
+            known = self._runtimes[uid] = item, read(model, item)
+        found: M = known[1]
+        return found
 
     async def _works(self, key: Key, job: OptimizationJob, now: datetime) -> tuple[ObservedWork, ...]:
         records = self._world.works.of(job.metadata.uid)
@@ -196,6 +211,8 @@ class Controller:
 
     async def _write(self, key: Key, about: ObjectMeta, old: Record, new: Record) -> bool:
         """Write the status if it changed; our view is then the server's answer. True if something was written."""
+        if old == new:
+            return False
         shelf, resource = self._world.shelves[key.kind], RESOURCES[key.kind]
         try:
             stored = await objects.write_status(self._client, resource, about, old.wire(), new.wire())
@@ -244,8 +261,6 @@ _STATUS: dict[Kind, tuple[type[OptimizationJobStatus] | type[ModelMonitorStatus]
     Kind.MONITOR: (ModelMonitorStatus, MonitorConditionType.READY.value),
 }
 """Where each kind says that it was not understood."""
-
-M = TypeVar("M", bound=BaseModel)
 
 
 def read(model: type[M], item: Object) -> M:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import kopf
+import uvloop
 
 from trimtab import logs
 from trimtab.api.names import GROUP, VERSION
@@ -55,7 +56,8 @@ def run(settings: Settings) -> None:
     while again and not refusals:
         again = False
         try:
-            asyncio.run(operate(settings))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(operate(settings))
         except* NamespacesChanged:
             again = True
         except* ClusterError as errors:

@@ -381,6 +381,12 @@ def test_pods_are_listed_once_for_all_jobs_that_ended(namespace: str) -> None:
             assert await pods.observe(records, now) == seen
             assert calls == [("GET", "pods", 200)]
 
+            calls.clear()
+            pods = Pods(client)
+            both = await asyncio.gather(*(pods.observe([record], now) for record in records))
+            assert [s for (s,) in both] == list(seen)
+            assert calls == [("GET", "pods", 200)]
+
             await client.request("DELETE", objects.PODS.path(namespace))
             pods.forget(records[0].uid)
             again = await pods.observe(records, now)

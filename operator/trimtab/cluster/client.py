@@ -11,7 +11,6 @@ only then become `Unavailable`, which puts the key back into the queue.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from urllib.parse import urlencode
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from pydantic_core import from_json
 
 from trimtab import __version__
 from trimtab.errors import (
@@ -203,7 +203,7 @@ class Client:
         self._observe(call.verb, call.resource, response.status)
         if response.status >= 400:
             raise failure(call, response.status, content, response.headers)
-        answer: Object = json.loads(content)
+        answer: Object = from_json(content)
         return answer
 
     async def _send(self, call: Call, timeout: aiohttp.ClientTimeout | None = None) -> aiohttp.ClientResponse:
@@ -227,7 +227,7 @@ class Client:
 def failure(call: Call, code: int, content: bytes, headers: Mapping[str, str]) -> ClusterError:
     """The exception for an answer of 400 or above; its text ends with the server's own words."""
     try:
-        status = json.loads(content)
+        status = from_json(content)
     except ValueError:
         status = {}
     text = f"{call}: {code} {status.get('message') or content[:200].decode(errors='replace')}"
@@ -254,6 +254,6 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[Object]:
     try:
         async for line in response.content:
             if line.endswith(b"\n"):
-                yield json.loads(line)
+                yield from_json(line)
     except _BROKEN:
         return

@@ -2,11 +2,13 @@
 
 Pods are not watched. A Job's own status says when it has ended and whether its pod is ready, so pods are listed when
 there is something to learn: once for the Jobs that ended since the last look (the result is kept per Job UID), and
-now and then for a Job whose pod is long in starting. One call asks for all of them.
+now and then for a Job whose pod is long in starting. One call asks for all of them, also for those of other turns that
+come while the namespace's call before is under way: under load, that is one call for several Jobs.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -85,6 +87,9 @@ class Pods:
         self._client = client
         self._ended: dict[str, ObservedWork] = {}
         self._waiting: dict[str, tuple[datetime, str]] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._batches: dict[str, tuple[list[str], asyncio.Task[dict[str, list[Object]]]]] = {}
+        """By namespace, the Jobs that the next call asks for, and its answer."""
 
     async def observe(self, jobs: Sequence[JobRecord], now: datetime) -> tuple[ObservedWork, ...]:
         """The Jobs of one namespace as work. At most one call. Raises Permanent for a Job with an unreadable Task."""
@@ -138,12 +143,24 @@ class Pods:
 
     async def _list(self, jobs: Sequence[JobRecord]) -> dict[str, list[Object]]:
         """Pods by the UID of their Job."""
-        selector = f"{JOB_NAME_LABEL} in ({','.join(job.name for job in jobs)})"
-        found: dict[str, list[Object]] = {}
-        async for page in self._client.pages(PODS.path(jobs[0].namespace), [("labelSelector", selector)]):
-            for pod in page["items"]:
-                found.setdefault(pod["metadata"]["labels"].get(JOB_UID_LABEL, ""), []).append(pod)
-        return found
+        namespace = jobs[0].namespace
+        if namespace not in self._batches:
+            names: list[str] = []
+            self._batches[namespace] = names, asyncio.create_task(self._ask(namespace, names))
+        names, answer = self._batches[namespace]
+        names += [job.name for job in jobs]
+        return await asyncio.shield(answer)  # a turn that is cancelled takes no other's answer with it
+
+    async def _ask(self, namespace: str, names: Sequence[str]) -> dict[str, list[Object]]:
+        """Ask once, when the call before has been answered; `names` grows until then."""
+        async with self._turns.setdefault(namespace, asyncio.Lock()):
+            del self._batches[namespace]
+            selector = f"{JOB_NAME_LABEL} in ({','.join(names)})"
+            found: dict[str, list[Object]] = {}
+            async for page in self._client.pages(PODS.path(namespace), [("labelSelector", selector)]):
+                for pod in page["items"]:
+                    found.setdefault(pod["metadata"]["labels"].get(JOB_UID_LABEL, ""), []).append(pod)
+            return found
 
 
 def waiting_reason(pods: Sequence[Object], job: str) -> str:
