@@ -122,7 +122,11 @@ class Controller:
             await self._start(key, job, runtime, work)
         written = await self._write(key, job.metadata, job.status, decision.status)
         await self._tell(job, decision.events if written else ())
-        deleted = [record for record in self._world.works.of(job.metadata.uid) if record.name in decision.delete]
+        deleted = [
+            record
+            for record in self._world.works.of(job.metadata.namespace, job.metadata.uid)
+            if record.name in decision.delete
+        ]
         for record in deleted:
             as_seen = {"uid": record.uid, "resourceVersion": str(record.version)}
             await objects.delete(self._client, objects.JOBS, record.namespace, record.name, **as_seen)
@@ -132,12 +136,15 @@ class Controller:
             raise Forbidden(why)  # once the status is written; the queue tries again, ever more rarely
         if decision.create or written or deleted:
             self._queue.add(key)
-        return _soonest(decision.requeue_after, self.pods.next_look(self._world.works.of(job.metadata.uid), now))
+        return _soonest(
+            decision.requeue_after,
+            self.pods.next_look(self._world.works.of(job.metadata.namespace, job.metadata.uid), now),
+        )
 
     async def _retire(self, key: Key, job: OptimizationJob, decision: Decision) -> None:
         """Take away an ended job's Jobs, or the job itself, when they have been kept for long enough."""
         namespace, uid = job.metadata.namespace, job.metadata.uid
-        records = self._world.works.of(uid)
+        records = self._world.works.of(namespace, uid)
         if decision.expire:
             as_seen = {"uid": uid, "resourceVersion": job.metadata.resource_version}
             await objects.delete(self._client, objects.OPTIMIZATION_JOBS, namespace, job.metadata.name, **as_seen)
@@ -150,7 +157,10 @@ class Controller:
     async def _monitor(self, key: Key, item: Object) -> float | None:
         """The same for a monitor. The OptimizationJob it creates is named by its trigger, so it too is created once."""
         monitor = read(ModelMonitor, item)
-        jobs = [read(OptimizationJob, owned) for owned in self._world.owned_jobs(monitor.metadata.uid)]
+        jobs = [
+            read(OptimizationJob, owned)
+            for owned in self._world.owned_jobs(monitor.metadata.namespace, monitor.metadata.uid)
+        ]
         decision = reconcile_monitor(monitor, jobs, self._clock(), self._runbooks)
         await self._apply_rule(key, rule_manifest(decision.status.rule, decision.rule, monitor))
         if decision.create:
@@ -183,7 +193,7 @@ class Controller:
         return found
 
     async def _works(self, key: Key, job: OptimizationJob, now: datetime) -> tuple[ObservedWork, ...]:
-        records = self._world.works.of(job.metadata.uid)
+        records = self._world.works.of(job.metadata.namespace, job.metadata.uid)
         if is_finished(job.status.conditions):
             # Its results are in the status; only what still runs matters.
             for record in records:

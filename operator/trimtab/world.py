@@ -89,26 +89,31 @@ class Shelf:
 
 @dataclass
 class Works:
-    """The Jobs of all OptimizationJobs, by the UID of their owner."""
+    """The Jobs of all OptimizationJobs, by the namespace and UID of their owner.
 
-    by_owner: dict[str, dict[str, JobRecord]] = field(default_factory=dict)
+    By the namespace too, for a tenant may write anybody's UID into an owner reference, and what its pod reports would
+    become another tenant's result.
+    """
 
-    def of(self, owner_uid: str) -> tuple[JobRecord, ...]:
-        return tuple(self.by_owner.get(owner_uid, {}).values())
+    by_owner: dict[tuple[str, str], dict[str, JobRecord]] = field(default_factory=dict)
+
+    def of(self, namespace: str, owner_uid: str) -> tuple[JobRecord, ...]:
+        return tuple(self.by_owner.get((namespace, owner_uid), {}).values())
 
     def put(self, job: JobRecord) -> bool:
-        known = self.by_owner.setdefault(job.owner_uid, {}).get(job.name)
+        jobs = self.by_owner.setdefault((job.namespace, job.owner_uid), {})
+        known = jobs.get(job.name)
         if known is not None and known.version >= job.version:
             return False
-        self.by_owner[job.owner_uid][job.name] = job
+        jobs[job.name] = job
         return True
 
     def remove(self, job: JobRecord) -> None:
-        jobs = self.by_owner.get(job.owner_uid, {})
+        jobs = self.by_owner.get((job.namespace, job.owner_uid), {})
         if job.name in jobs and jobs[job.name].version <= job.version:
             del jobs[job.name]
         if not jobs:
-            self.by_owner.pop(job.owner_uid, None)
+            self.by_owner.pop((job.namespace, job.owner_uid), None)
 
     def prune(self, namespace: str | None, uids: frozenset[str], version: int) -> list[JobRecord]:
         """Forget the Jobs (of one namespace, or all) that a list as of `version` did not find."""
@@ -136,11 +141,11 @@ class World:
     def all(self, kind: Kind) -> Iterable[Object]:
         return self.shelves[kind].objects.values()
 
-    def owned_jobs(self, monitor_uid: str) -> Iterator[Object]:
-        """The OptimizationJobs that a monitor started."""
-        for item in self.all(Kind.JOB):
+    def owned_jobs(self, namespace: str, monitor_uid: str) -> Iterator[Object]:
+        """The OptimizationJobs that a monitor of this namespace started; elsewhere nobody has it for an owner."""
+        for (home, _), item in self.shelves[Kind.JOB].objects.items():
             owner = controller_of(item["metadata"])
-            if owner is not None and owner["uid"] == monitor_uid:
+            if home == namespace and owner is not None and owner["uid"] == monitor_uid:
                 yield item
 
     def unfinished_jobs(self) -> Iterator[Name]:

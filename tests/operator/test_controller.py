@@ -270,7 +270,10 @@ def test_work_that_a_late_leader_starts_again_is_ended(namespace: str) -> None:
             late = plan.inspect(job.model_copy(update={"status": OptimizationJobStatus()}), make_runtime(), attempt=1)
             await objects.create(client, objects.JOBS, job_manifest(late, make_runtime(), job))
             async with asyncio.timeout(30):
-                while late.name in await jobs_of(client, namespace) or len(life.world.works.of(job.metadata.uid)) > 5:
+                while (
+                    late.name in await jobs_of(client, namespace)
+                    or len(life.world.works.of(namespace, job.metadata.uid)) > 5
+                ):
                     await asyncio.sleep(0.1)
             assert (await job_where(client, namespace, Complete="Published")).trials == job.status.trials
 
@@ -368,7 +371,7 @@ def test_deleted_at_any_point_nothing_is_left(namespace: str, moment: int) -> No
                 while life.client.writes < moment:
                     await asyncio.sleep(0.01)
                 await objects.delete(client, objects.OPTIMIZATION_JOBS, namespace, "m", uid=job.metadata.uid)
-                while await jobs_of(client, namespace) or life.world.works.of(job.metadata.uid):
+                while await jobs_of(client, namespace) or life.world.works.of(namespace, job.metadata.uid):
                     await asyncio.sleep(0.1)
                 assert life.world.get(Kind.JOB, (namespace, "m")) is None
             path = objects.OPTIMIZATION_JOBS.path(namespace)

@@ -99,7 +99,15 @@ def test_a_job_that_took_the_name_of_a_deleted_one_stays() -> None:
     works, successor = Works(), replace(JOB, uid="j2", version=8)
     assert [works.put(JOB), works.put(successor), works.put(JOB)] == [True, True, False]
     works.remove(replace(JOB, version=7))
-    assert works.of("u1") == (successor,)
+    assert works.of("ml", "u1") == (successor,)
+
+
+def test_an_owner_reference_across_namespaces_is_none() -> None:
+    works, forged = Works(), replace(JOB, namespace="another tenant's", uid="j2", version=8)
+    assert [works.put(JOB), works.put(forged)] == [True, True]
+    assert works.of("ml", "u1") == (JOB,)
+    works.remove(forged)
+    assert works.of("ml", "u1") == (JOB,)
 
 
 def test_who_is_concerned() -> None:
@@ -109,7 +117,8 @@ def test_who_is_concerned() -> None:
     job["spec"] = {"target": {"runtimeRef": {"name": "default"}}}
     world.shelves[Kind.JOB].put(job)
     world.shelves[Kind.JOB].put(item(2, "u2", "b"))
-    assert [found["metadata"]["name"] for found in world.owned_jobs("mon")] == ["a"]
+    assert [found["metadata"]["name"] for found in world.owned_jobs("ml", "mon")] == ["a"]
+    assert list(world.owned_jobs("another tenant's", "mon")) == []
     assert list(world.jobs_using(("ml", "default"))) == [("ml", "a")]
     assert list(world.jobs_using(("elsewhere", "default"))) == []
     assert str(Key(Kind.JOB, ("ml", "a"))) == "OptimizationJob ml/a"
