@@ -70,6 +70,8 @@ def attempts(settings: Settings, own: str) -> Iterator[Attempt]:
         for resource in (*RESOURCES.values(), objects.JOBS, objects.PODS):
             yield Attempt("list", resource, namespace)
         yield from _writes(namespace or own)
+    if not settings.watch_namespaces:
+        yield from (Attempt(verb, objects.CLUSTER_RUNTIMES, None) for verb in ("list", "get"))
     if settings.lease_name:
         yield from _election(*settings.lease_name)
 

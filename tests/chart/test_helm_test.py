@@ -119,7 +119,7 @@ def test_whatever_the_operator_may_do_is_tried(given: list[str]) -> None:
         for attempt in selfcheck.attempts(Settings(lease="a/b"), "default")
     }
     roles = [item for item in render(*given) if item["kind"] in ("Role", "ClusterRole") and bound(item)]
-    assert len(roles) == 2
+    assert roles
     rules = [rule for role in roles for rule in role["rules"]]
     allowed = {(verb, resource) for rule in rules for verb in rule["verbs"] for resource in rule["resources"]}
     # A watch is what /healthz is about, and a create is asked for by the server-side apply.

@@ -106,7 +106,7 @@ def test_kubectl_get_reads_well(done: Any) -> None:
 def test_events_tell_the_story_once(done: Any) -> None:
     told = [e["reason"] for e in get(NAMESPACE, "events") if e["involvedObject"]["kind"] == "OptimizationJob"]
     assert sorted(told) == sorted(
-        ["Inspected", "TrialSucceeded", "TrialSucceeded", "CandidateSelected", "Published", "Complete"]
+        ["Inspected", "TrialSucceeded", "TrialSucceeded", "SearchStopped", "CandidateSelected", "Published", "Complete"]
     )
 
 
