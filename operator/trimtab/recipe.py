@@ -182,6 +182,7 @@ def _attention(look: Look) -> Iterator[Pipeline]:
     """
     fixed = list(_nncf(look, NncfPreset.MIXED, OperatorScope.ALL, NncfModelType.TRANSFORMER))
     if look.vnni:
+        yield from _nncf(look, NncfPreset.PERFORMANCE, OperatorScope.ALL, NncfModelType.TRANSFORMER)
         yield from fixed
     fused, dynamic, weights = _graph(GraphOptimizer.TRANSFORMERS), _dynamic(look), _weights()
     yield Pipeline(dynamic=dynamic, weights=weights)
