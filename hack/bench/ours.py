@@ -69,8 +69,17 @@ def optimize(problem: Path, out: Path, limits: Limits) -> Run:
 
 
 def busy(folder: Path) -> Iterator[Span]:
-    """When each piece of work was inside techniques and measurements."""
-    for message in folder.glob("work/*/message"):
+    """When each piece of work was inside techniques and measurements.
+
+    A trial that was given up has no message; it was inside its techniques until the playoff, which waits for its end.
+    """
+    playoff = next(folder.glob("work/*-playoff-*/task.json"), None)
+    for task in folder.glob("work/*/task.json"):
+        message = task.with_name("message")
+        if not message.exists():
+            if playoff:
+                yield task.stat().st_mtime, playoff.stat().st_mtime
+            continue
         report = json.loads(message.read_text())
         ended = message.stat().st_mtime
         yield ended - _working(report), ended
