@@ -18,6 +18,7 @@ import numpy as np
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import QUALITY, EngineName, Metric
 from trimtab.api.work import Measurement
+from trimtab_jobs.answers import Answers
 from trimtab_jobs.data import Array, Split, Splits
 from trimtab_jobs.engines import EngineOptions, NotExecutable, Session, engine
 from trimtab_jobs.errors import InvalidInput, Temporary, WorkFailure
@@ -50,6 +51,8 @@ class Judge:
         self.qualities = {metric: quality(metric, settings, code) for metric in metrics if metric in QUALITY}
         self._load = original
         self._splits = splits
+        self._remembered: dict[int, tuple[Split, Answers]] = {}
+        """The original's answers, by the identity of the split, which is therefore kept too."""
 
     @property
     def primary(self) -> Metric:
@@ -59,12 +62,12 @@ class Judge:
     def rows(self, session: Session, split: Split, metrics: Collection[Metric] = ()) -> dict[Metric, Rows]:
         """What each of the quality metrics, or of those given, keeps of the session's answers. Raises NotANumber."""
         wanted = {metric: how for metric, how in self.qualities.items() if metric in metrics or not metrics}
-        rivals = [self._original] if Metric.COSINE in wanted else []
-        size = min(batch_size(one, split) for one in (session, *rivals))
+        rival = self._answers(split) if Metric.COSINE in wanted else None
+        size = min(batch_size(one, split) for one in (session, *([self._original] if rival else [])))
         kept: dict[Metric, list[Rows]] = {metric: [] for metric in wanted}
         for start, inputs in zip(range(0, len(split), size), split.batches(size), strict=True):
             labels = None if split.labels is None else split.labels[start : start + size]
-            original = rivals[0].run(inputs) if rivals else ()
+            original = rival.to(inputs, start) if rival else ()
             batch = Batch(min(size, len(split) - start), _numbers(session.run(inputs)), labels, original)
             for metric, how in wanted.items():
                 kept[metric].append(how.rows(batch))
@@ -94,6 +97,11 @@ class Judge:
     @cached_property
     def _original(self) -> Session:
         return self._load()
+
+    def _answers(self, split: Split) -> Answers:
+        if id(split) not in self._remembered:
+            self._remembered[id(split)] = split, Answers(self._original, split)
+        return self._remembered[id(split)][1]
 
     @cached_property
     def _before(self) -> float:
