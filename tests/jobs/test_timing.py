@@ -30,7 +30,7 @@ class Machine:
         return call
 
 
-QUICK = Bounds(rounds=12, calls_per_turn=3, warm_up_calls=2)
+QUICK = Bounds(rounds=12, calls_per_turn=3, least_turn_seconds=0.0, warm_up_calls=2)
 
 
 def test_turns_go_there_and_back_and_see_the_same_samples() -> None:
@@ -40,6 +40,21 @@ def test_turns_go_there_and_back_and_see_the_same_samples() -> None:
     assert "".join(name for name, _ in warm_up) == "AAABBBCCC"
     assert "".join(name for name, _ in first_round) == "AAAABBBBCCCCCCCCBBBBAAAA"
     assert {name: [s for n, s in first_round if n == name] for name in "ABC"} == dict.fromkeys("ABC", [0, 0, 1, 2] * 2)
+
+
+@pytest.mark.parametrize(
+    ("fast", "expected"),
+    [
+        pytest.param(0.00001, 1000, id="turns of the fastest last ten milliseconds"),
+        pytest.param(0.0009, 12, id="and a whole number of calls"),
+        pytest.param(0.002, 10, id="a slow model has its calls"),
+    ],
+)
+def test_a_turn_is_long_enough_and_has_the_same_calls_for_all(fast: float, expected: int) -> None:
+    machine = Machine()
+    bounds = Bounds(rounds=2, calls_per_turn=10, turn_seconds=10.0)
+    raced = race([machine.model("slow", 3 * fast), machine.model("fast", fast)], bounds, machine.clock)
+    assert [[len(calls) for calls in rounds] for rounds in raced.times] == [[2 * expected] * 2] * 2
 
 
 @pytest.mark.parametrize(
@@ -108,7 +123,7 @@ def test_who_stays(seconds: list[float], droppable: set[int], expected: list[int
     rng = np.random.default_rng(1)
     machine = Machine(lambda now: rng.lognormal(0, 0.05))
     models = [machine.model("m", each) for each in seconds]
-    bounds = Bounds(rounds=40, min_rounds=10, calls_per_turn=3)
+    bounds = Bounds(rounds=40, min_rounds=10, calls_per_turn=3, least_turn_seconds=0.0)
     assert rounds(race(models, bounds, machine.clock, droppable)) == expected
 
 
