@@ -40,8 +40,8 @@ class Bounds:
     """Fewer ratios say nothing about their own spread; these are run even when `seconds` have passed."""
     calls_per_turn: int = 10
     least_turn_seconds: float = 0.01
-    """The fastest model's turn has more calls than that if it would be over sooner: a turn of 0.2 ms tells who came
-    before rather than who is fast, and found the same file of 15 µs a call up to 4.6 % slower than itself."""
+    """The fastest model's turn has more calls if it would be over sooner: ten calls of 15 µs tell who came before, not
+    who is fast. `hack/bench_control.py` prints how far that put a model from itself."""
     turn_seconds: float = 0.1
     """A slow model ends its turn after this, with at least one call made."""
     seconds: float = 120.0
