@@ -50,6 +50,15 @@ def test_a_number_for_the_api_has_six_digits_and_no_exponent(value: float, text:
 
 
 @pytest.mark.parametrize(
+    ("value", "text"),
+    [(9.94903e-15, "9.94903e-15"), (-1.5e-20, "-1.50000e-20"), (2.5e25, "2.50000e25"), (1e-13, "0.0000000000001")],
+)
+def test_a_number_too_small_or_too_large_for_its_zeros_has_an_exponent(value: float, text: str) -> None:
+    assert q.decimal(value) == text
+    assert q.parse_decimal(text) == value
+
+
+@pytest.mark.parametrize(
     ("show", "value", "text"),
     [
         (q.show_duration, 0.00123, "1.23ms"),

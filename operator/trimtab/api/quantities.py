@@ -61,8 +61,14 @@ def parse_decimal(text: str) -> float:
 
 
 def decimal(value: float) -> str:
-    """A number for the API, without an exponent: a count as it is, a measurement to six significant digits."""
-    return str(value) if isinstance(value, int) else format(PlainDecimal(f"{value:.6g}"), "f")
+    """A number for the API: a count as it is, a measurement to six significant digits.
+
+    It has an exponent only where there is no room for its zeros, as in what rounding leaves of a cosine (1e-15).
+    """
+    if isinstance(value, int):
+        return str(value)
+    plain = format(PlainDecimal(f"{value:.6g}"), "f")
+    return plain if re.fullmatch(DECIMAL.regex, plain) else f"{value:.5e}".replace("e+", "e")
 
 
 def show_duration(seconds: float) -> str:
