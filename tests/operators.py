@@ -65,8 +65,9 @@ def answer() -> Any:
     return report
 
 
-async def submit(client: Client, namespace: str) -> None:
-    runtime = {"metadata": {"name": "default", "namespace": namespace}, "spec": make_runtime().spec.wire()}
+async def submit(client: Client, namespace: str, **spec: Any) -> None:
+    """The job `m` and its runtime, with these fields of the runtime's spec."""
+    runtime = {"metadata": {"name": "default", "namespace": namespace}, "spec": make_runtime(**spec).spec.wire()}
     header = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "OptimizationRuntime"}
     await objects.create(client, objects.OPTIMIZATION_RUNTIMES, header | runtime)
     manifest = job_dict()

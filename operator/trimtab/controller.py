@@ -40,7 +40,7 @@ from trimtab.api.status import Condition, OptimizationJobStatus
 from trimtab.api.work import ErrorKind, Report, WorkError
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
-from trimtab.cluster.pods import Pods, record_of
+from trimtab.cluster.pods import JobRecord, Pods, record_of
 from trimtab.conditions import is_finished, with_condition
 from trimtab.decisions import Decision, Event, Observed, ObservedWork, Refusal, Work, WorkState
 from trimtab.errors import ClusterError, Conflict, Forbidden, NotFound, Refused
@@ -150,9 +150,17 @@ class Controller:
             await objects.delete(self._client, objects.OPTIMIZATION_JOBS, namespace, job.metadata.name, **as_seen)
             self._world.shelves[key.kind].objects.pop(key.name, None)
         elif decision.sweep and records:
-            await objects.delete_all(self._client, objects.JOBS, namespace, f"{JOB_UID_LABEL}={uid}")
+            await self._sweep(namespace, uid, records)
             for record in records:
                 self._world.works.remove(record)
+
+    async def _sweep(self, namespace: str, uid: str, records: Sequence[JobRecord]) -> None:
+        """One call for all its Jobs, unless a Job that is somebody else's has their label."""
+        if (namespace, uid) not in self._world.disguised:
+            await objects.delete_all(self._client, objects.JOBS, namespace, f"{JOB_UID_LABEL}={uid}")
+            return
+        for record in records:
+            await objects.delete(self._client, objects.JOBS, namespace, record.name, uid=record.uid)
 
     async def _monitor(self, key: Key, item: Object) -> float | None:
         """The same for a monitor. The OptimizationJob it creates is named by its trigger, so it too is created once."""

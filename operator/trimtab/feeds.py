@@ -25,7 +25,7 @@ from trimtab.cluster.pods import JobRecord, Pods, record_of
 from trimtab.cluster.watch import Gone, Listed, Seen, listing, watch
 from trimtab.controller import RESOURCES
 from trimtab.errors import ClusterError, Forbidden
-from trimtab.manifests import controller_of
+from trimtab.manifests import owner_of
 from trimtab.queue import WorkQueue
 from trimtab.world import Key, Kind, Shelf, World, name_of
 
@@ -109,8 +109,7 @@ class Feeds:
                 self.queue.add(Key(Kind.JOB, name))
             return
         self.queue.add(Key(kind, name_of(item)))
-        owner = controller_of(item["metadata"])
-        if kind == Kind.JOB and owner and owner["kind"] == Kind.MONITOR:
+        if kind == Kind.JOB and (owner := owner_of(item["metadata"], Kind.MONITOR)):
             self.queue.add(Key(Kind.MONITOR, (item["metadata"]["namespace"], owner["name"])))
 
     async def follow_jobs(self, namespace: str | None, listed: asyncio.Event) -> None:
@@ -132,6 +131,7 @@ class Feeds:
             record = record_of(item)
         except ValueError as error:
             logger.warning("%s; remove its label %s", error, MANAGED_LABEL)
+            self.world.stranger_seen(item)
             return
         if gone or item["metadata"].get("deletionTimestamp"):
             self._job_gone(record)

@@ -23,6 +23,7 @@ from trimtab.api.monitor import ModelMonitor
 from trimtab.api.names import (
     API_VERSION,
     ATTEMPT_LABEL,
+    GROUP,
     JOB_LABEL,
     JOB_UID_LABEL,
     MANAGED_LABEL,
@@ -163,6 +164,13 @@ def owner_reference(owner: OptimizationJob | ModelMonitor) -> Manifest:
 def controller_of(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The one owner reference that is marked as the controller."""
     return next((o for o in metadata.get("ownerReferences", []) if o.get("controller")), None)
+
+
+def owner_of(metadata: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
+    """The controller, if it is of a kind of ours: Kubeflow's group has an OptimizationJob too."""
+    owner = controller_of(metadata)
+    ours = owner is not None and owner["kind"] == kind and owner["apiVersion"].partition("/")[0] == GROUP
+    return owner if ours else None
 
 
 def metadata_of(raw: Mapping[str, Any]) -> ObjectMeta:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from trimtab.api.names import JOB_UID_LABEL
 from trimtab.cluster.client import Object
 from trimtab.cluster.pods import JobRecord
-from trimtab.manifests import controller_of
+from trimtab.manifests import owner_of
 
 Name = tuple[str, str]
 """Namespace and name."""
@@ -134,6 +135,13 @@ class World:
     works: Works = field(default_factory=Works)
     cluster_runtimes: Shelf | None = None
     """None where they may not be read."""
+    disguised: set[tuple[str, str]] = field(default_factory=set)
+    """Namespaces and UIDs of OptimizationJobs whose label a Job wears that is not theirs: a selector finds it too."""
+
+    def stranger_seen(self, job: Object) -> None:
+        """A Job has our labels and is not ours."""
+        metadata = job["metadata"]
+        self.disguised.add((metadata["namespace"], metadata["labels"].get(JOB_UID_LABEL, "")))
 
     def get(self, kind: Kind, name: Name) -> Object | None:
         return self.shelves[kind].objects.get(name)
@@ -144,7 +152,7 @@ class World:
     def owned_jobs(self, namespace: str, monitor_uid: str) -> Iterator[Object]:
         """The OptimizationJobs that a monitor of this namespace started; elsewhere nobody has it for an owner."""
         for (home, _), item in self.shelves[Kind.JOB].objects.items():
-            owner = controller_of(item["metadata"])
+            owner = owner_of(item["metadata"], Kind.MONITOR)
             if home == namespace and owner is not None and owner["uid"] == monitor_uid:
                 yield item
 

@@ -295,6 +295,9 @@ class TestInstalled:
             ("delete", "optimizationjobs.trimtab.dev", True),
             ("delete", "modelmonitors.trimtab.dev", False),
             ("create", "optimizationruntimes.trimtab.dev", False),
+            # Kubeflow's kind of the same name.
+            ("get", "optimizationjobs.trainer.kubeflow.org", False),
+            ("patch", "optimizationjobs.trainer.kubeflow.org/status", False),
         ],
     )
     def test_what_the_operator_may_do(self, notes: str, verb: str, resource: str, *, allowed: bool) -> None:

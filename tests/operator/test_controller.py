@@ -304,7 +304,8 @@ def test_a_stranger_with_our_label_is_passed_over(namespace: str, caplog: pytest
                 async with asyncio.timeout(30):
                     while [record.uid for record in life.world.works] in ([], [before.uid]):
                         await asyncio.sleep(0.1)
-            assert f"Job {namespace}/stranger has no owner; remove its label trimtab.dev/managed" in caplog.text
+            told = f"Job {namespace}/stranger belongs to no OptimizationJob of trimtab.dev; remove its label"
+            assert told in caplog.text
 
     asyncio.run(main())
 

@@ -112,11 +112,13 @@ def test_an_owner_reference_across_namespaces_is_none() -> None:
 
 def test_who_is_concerned() -> None:
     world = World()
-    owner = {"controller": True, "kind": "ModelMonitor", "name": "digits", "uid": "mon"}
+    kind = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "ModelMonitor"}
+    owner = kind | {"controller": True, "name": "digits", "uid": "mon"}
     job = item(1, name="a", ownerReferences=[owner])
     job["spec"] = {"target": {"runtimeRef": {"name": "default"}}}
     world.shelves[Kind.JOB].put(job)
-    world.shelves[Kind.JOB].put(item(2, "u2", "b"))
+    theirs = item(2, "u2", "b", ownerReferences=[owner | {"apiVersion": "monitoring.example.com/v1"}])
+    world.shelves[Kind.JOB].put(theirs)
     assert [found["metadata"]["name"] for found in world.owned_jobs("ml", "mon")] == ["a"]
     assert list(world.owned_jobs("another tenant's", "mon")) == []
     assert list(world.jobs_using(("ml", "default"))) == [("ml", "a")]

@@ -17,17 +17,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trimtab.api.names import ATTEMPT_LABEL
+from trimtab.api.names import ATTEMPT_LABEL, GROUP
 from trimtab.api.work import WORK_VERSION, Report, Task
 from trimtab.cluster.client import Client, Object
 from trimtab.cluster.objects import PODS
 from trimtab.decisions import ObservedWork, Work, WorkState
 from trimtab.errors import Permanent
-from trimtab.manifests import CONTAINER, controller_of, gpus, task_text
+from trimtab.manifests import CONTAINER, gpus, owner_of, task_text
 
 PATIENCE, INTERVAL = timedelta(seconds=20), timedelta(seconds=60)
 """A pod that is not ready after PATIENCE is looked at, and then again every INTERVAL."""
 
+OWNER = "OptimizationJob"
 TOO_LATE = "DeadlineExceeded"
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
@@ -57,11 +58,12 @@ class JobRecord:
 
 
 def record_of(job: Mapping[str, Any]) -> JobRecord:
-    """Raises ValueError if this is no Job of ours: it has no owner or no Task."""
+    """Raises ValueError if this is no Job of ours: no OptimizationJob owns it, or it has no Task."""
     metadata = job["metadata"]
-    owner = controller_of(metadata)
+    owner = owner_of(metadata, OWNER)
     if owner is None:
-        raise ValueError(f"Job {metadata['namespace']}/{metadata['name']} has no owner")
+        name = f"{metadata['namespace']}/{metadata['name']}"
+        raise ValueError(f"Job {name} belongs to no {OWNER} of {GROUP}")
     state, reason = _ending(job)
     return JobRecord(
         namespace=metadata["namespace"],
