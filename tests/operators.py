@@ -65,13 +65,13 @@ def answer() -> Any:
     return report
 
 
-async def submit(client: Client, namespace: str, **spec: Any) -> None:
-    """The job `m` and its runtime, with these fields of the runtime's spec."""
+async def submit(client: Client, namespace: str, labels: dict[str, str] | None = None, **spec: Any) -> None:
+    """The job `m` with labels, and its runtime, with these fields of the runtime's spec."""
     runtime = {"metadata": {"name": "default", "namespace": namespace}, "spec": make_runtime(**spec).spec.wire()}
     header = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "OptimizationRuntime"}
     await objects.create(client, objects.OPTIMIZATION_RUNTIMES, header | runtime)
     manifest = job_dict()
-    manifest["metadata"] = {"name": "m", "namespace": namespace}
+    manifest["metadata"] = {"name": "m", "namespace": namespace, "labels": labels or {}}
     await objects.create(client, objects.OPTIMIZATION_JOBS, manifest)
 
 

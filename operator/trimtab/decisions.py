@@ -43,6 +43,8 @@ class ObservedWork:
     """None where the pod left none, or none that can be read."""
     message: str = ""
     """Why it failed, where the report does not say: `OOMKilled`, `DeadlineExceeded`, `exit code 137`."""
+    queue: str = ""
+    """The queue that holds it back, while one does."""
     gpu_seconds: float = 0.0
     """GPUs times the seconds for which it held them, once it has ended."""
 

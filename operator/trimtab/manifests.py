@@ -2,7 +2,8 @@
 
 A Job is the record of a proposal: its pod template carries the whole Task, so what was started can always be read
 from what runs, and nothing is remembered twice. Jobs are only ever created, never changed: Kueue and admission
-webhooks own parts of a stored Job, and a name stands for one attempt at one piece of work.
+webhooks own parts of a stored Job, and a name stands for one attempt at one piece of work. A Job with a queue is
+created suspended: its pod must not start before Kueue has seen it, whether or not a webhook of Kueue's is asked.
 
 Pods get nothing they don't need: no API token, no root, no writable image, no capability; what they may read and
 write follows from the addresses in the Task.
@@ -28,6 +29,8 @@ from trimtab.api.names import (
     JOB_UID_LABEL,
     MANAGED_LABEL,
     MONITOR_LABEL,
+    QUEUE_LABEL,
+    QUEUE_PRIORITY_LABEL,
     RULES_LABEL,
     STAGE_LABEL,
     TRIAL_LABEL,
@@ -57,17 +60,18 @@ def job_manifest(work: Work, runtime: OptimizationRuntime, owner: OptimizationJo
     `backoffLimit` is 0 because a Job is one attempt: whether another is worth it, and under which name, is decided
     from the report. Only a pod that the cluster itself took away (preempted, drained) is replaced without a word.
     """
-    labels = _labels(work, owner)
+    labels, queue = _labels(work, owner), queue_labels(owner.metadata.labels, runtime.spec)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             "name": work.name,
             "namespace": owner.metadata.namespace,
-            "labels": labels,
+            "labels": labels | queue,
             "ownerReferences": [owner_reference(owner)],
         },
         "spec": {
+            **({"suspend": True} if QUEUE_LABEL in queue else {}),
             "backoffLimit": 0,
             "activeDeadlineSeconds": ceil(parse_duration(runtime.spec.active_deadline)),
             "podFailurePolicy": {
@@ -85,6 +89,17 @@ def job_manifest(work: Work, runtime: OptimizationRuntime, owner: OptimizationJo
             },
         },
     }
+
+
+def queue_labels(of_job: Mapping[str, str], spec: OptimizationRuntimeSpec) -> dict[str, str]:
+    """Kueue's labels of a Job: those of its OptimizationJob, else the runtime's queue.
+
+    Empty is as good as none, so that a runtime's queue can be changed for another of the namespace but not left.
+    """
+    queue = spec.queue
+    default = {QUEUE_LABEL: queue and queue.name, QUEUE_PRIORITY_LABEL: queue and queue.priority_class_name}
+    chosen = {label: of_job.get(label) or value for label, value in default.items()}
+    return {label: value for label, value in chosen.items() if value}
 
 
 def work_of(job: Mapping[str, Any]) -> Work:

@@ -32,6 +32,8 @@ from trimtab.api.names import (
     CAPTURE_FILE,
     MONITOR_LABEL,
     MONITOR_UID_LABEL,
+    QUEUE_LABEL,
+    QUEUE_PRIORITY_LABEL,
     TRIGGER_ANNOTATION,
     ConditionType,
     EventReason,
@@ -185,10 +187,15 @@ def _job(monitor: ModelMonitor, trigger: TriggerStatus) -> OptimizationJob:
     metadata = ObjectMeta(
         name=owner.name[: NAME_LIMIT - len(digest)].rstrip("-.") + digest,
         namespace=owner.namespace,
-        labels={MONITOR_LABEL: label_value(owner.name), MONITOR_UID_LABEL: owner.uid},
+        labels=_queue(owner) | {MONITOR_LABEL: label_value(owner.name), MONITOR_UID_LABEL: owner.uid},
         annotations={TRIGGER_ANNOTATION: trigger.key},
     )
     return OptimizationJob(metadata=metadata, spec=_job_spec(monitor, trigger))
+
+
+def _queue(owner: ObjectMeta) -> dict[str, str]:
+    """The queue that its jobs are to wait in, if it has Kueue's labels."""
+    return {name: owner.labels[name] for name in (QUEUE_LABEL, QUEUE_PRIORITY_LABEL) if name in owner.labels}
 
 
 def _job_spec(monitor: ModelMonitor, trigger: TriggerStatus) -> OptimizationJobSpec:

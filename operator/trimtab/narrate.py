@@ -6,13 +6,13 @@ condition that sums the job up, so that `kubectl get` and `kubectl wait` never d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from trimtab.api.job import OptimizationJob
 from trimtab.api.names import ConditionType, EventReason, Reason
 from trimtab.api.status import Condition, OptimizationJobStatus, TrialState, TrialStatus
-from trimtab.conditions import is_true, timestamp, with_condition
+from trimtab.conditions import find, is_true, timestamp, with_condition
 from trimtab.decisions import Event, Refusal
 from trimtab.space import words
 
@@ -28,10 +28,12 @@ ENDED = frozenset(
 """The reasons of a flow that ran to its end. That nothing is feasible is a result, not a failure."""
 
 
-def progressed(job: OptimizationJob, reason: Reason, now: datetime, stuck: str = "") -> OptimizationJobStatus:
+def progressed(
+    job: OptimizationJob, reason: Reason, now: datetime, stuck: str = "", queued: Sequence[str] = ()
+) -> OptimizationJobStatus:
     """The status with its conditions set for a job that is under way, suspended or complete.
 
-    `stuck` says which pods wait for something, and what.
+    `stuck` says which pods wait for something, and what; `queued` what is held back by queues.
     """
     status = job.status
     ended = reason in ENDED
@@ -42,6 +44,7 @@ def progressed(job: OptimizationJob, reason: Reason, now: datetime, stuck: str =
         ConditionType.COMPLETE: (ended, reason, summary(status) if ended else _under_way(status, stuck)),
         ConditionType.FAILED: (False, reason, ""),
         ConditionType.SUSPENDED: _suspended(job),
+        **_quota(status, queued),
     }
     update = {"state": reason.value, "completion_time": timestamp(now) if ended else None}
     return _told(job, told, now).model_copy(update=update)
@@ -140,6 +143,14 @@ def _suspended(job: OptimizationJob) -> Told:
     known = next((c for c in job.status.conditions if c.type == ConditionType.SUSPENDED), None)
     resumed = was or (known is not None and known.reason == Reason.RESUMED)
     return False, Reason.RESUMED if resumed else Reason.PENDING, ""
+
+
+def _quota(status: OptimizationJobStatus, queued: Sequence[str]) -> dict[ConditionType, Told]:
+    """Nothing for a job that never had to wait in a queue."""
+    if queued:
+        return {ConditionType.QUOTA_RESERVED: (False, Reason.QUEUED_BY_KUEUE, "; ".join(queued))}
+    waited = find(status.conditions, ConditionType.QUOTA_RESERVED)
+    return {ConditionType.QUOTA_RESERVED: (True, Reason.QUOTA_RESERVED, "")} if waited else {}
 
 
 def _under_way(status: OptimizationJobStatus, stuck: str) -> str:

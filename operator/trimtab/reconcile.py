@@ -8,6 +8,7 @@ anything is decided, decisions read only the status, and a result once in the st
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -64,7 +65,7 @@ def reconcile(job: OptimizationJob, observed: Observed, now: datetime) -> Decisi
     current = _with_status(job, fold(job.status, observed))
     if job.spec.suspend:
         # As in batch/v1, time does not pass for a suspended job.
-        paused = _with_status(current, current.status.model_copy(update={"start_time": None}))
+        paused = _with_status(current, current.status.model_copy(update={"start_time": None, "queued_since": None}))
         return _decide(job, narrate.progressed(paused, Reason.SUSPENDED, now), delete=active)
     try:
         return _go_on(job, current, observed, now)
@@ -97,20 +98,39 @@ def _left(job: OptimizationJob, ttl: int | None, now: datetime) -> float:
 
 def _go_on(job: OptimizationJob, current: OptimizationJob, observed: Observed, now: datetime) -> Decision:
     """Advance a job that may run. `job` is as it was read, `current` with the results of finished work."""
+    current = _with_status(current, _queued(current.status, observed, now))
+    clock = parse_timestamp(current.status.queued_since) if current.status.queued_since else now
     if isinstance(observed.runtime, Refusal):
-        _check_deadline(current, now)
+        _check_deadline(current, clock)
         status = narrate.not_accepted(current, observed.runtime, now)
-        return _decide(job, status, requeue_after=_time_left(current, now))
+        return _decide(job, status, requeue_after=None if clock < now else _time_left(current, now))
     current = _with_status(current, _begun(current.status, now))
-    progress = _advance(current, observed, observed.runtime, now)
+    progress = _advance(current, observed, observed.runtime, clock)
     current = _with_status(current, progress.status)
-    status = narrate.progressed(current, progress.reason or _outcome(progress.status), now, _stuck(observed))
+    reason = progress.reason or _outcome(progress.status)
+    if current.status.queued_since and progress.reason:
+        reason = Reason.QUEUED_BY_KUEUE
+    status = narrate.progressed(current, reason, now, _stuck(observed), _in_queue(observed))
     delete = _given_up(progress.status, observed)
-    return _decide(job, status, create=progress.create, delete=delete, requeue_after=_next_look(current, now))
+    return _decide(job, status, create=progress.create, delete=delete, requeue_after=_next_look(current, clock))
+
+
+def _queued(status: OptimizationJobStatus, observed: Observed, now: datetime) -> OptimizationJobStatus:
+    """The status with its clock stopped while everything under way is held back by a queue, or going on."""
+    active = [seen for seen in observed.works if seen.state == WorkState.ACTIVE]
+    if active and all(seen.queue for seen in active):
+        return status if status.queued_since else status.model_copy(update={"queued_since": timestamp(now)})
+    if not status.queued_since:
+        return status
+    waited = now - parse_timestamp(status.queued_since)
+    start = status.start_time and timestamp(parse_timestamp(status.start_time) + waited)
+    return status.model_copy(update={"start_time": start, "queued_since": None})
 
 
 def _next_look(job: OptimizationJob, now: datetime) -> float | None:
     """When time alone changes something: the deadline, or the end of the patience with a search's last trials."""
+    if job.status.queued_since:
+        return None
     trials = job.status.trials
     left = (_time_left(job, now), patience(job, trials, now) if _running(trials) else None)
     return min((seconds for seconds in left if seconds is not None), default=None)
@@ -123,13 +143,24 @@ def _with_status(job: OptimizationJob, status: OptimizationJobStatus) -> Optimiz
 def _stuck(observed: Observed) -> str:
     """What work waits for: an image that cannot be pulled, a node with room, a quota."""
     waiting = [seen for seen in observed.works if seen.state == WorkState.ACTIVE and seen.message]
-    told = [f"{seen.work.name} waits: {seen.message}" for seen in waiting]
+    told = [*_in_queue(observed), *(f"{seen.work.name} waits: {seen.message}" for seen in waiting)]
     return "; ".join([*told, observed.forbidden] if observed.forbidden else told)
+
+
+def _in_queue(observed: Observed) -> list[str]:
+    """How much work is held back, for each queue."""
+    held = Counter(seen.queue for seen in observed.works if seen.state == WorkState.ACTIVE and seen.queue)
+    return [
+        f"{count} {'Job waits' if count == 1 else 'Jobs wait'} in Kueue's queue {queue}: "
+        "kubectl get workloads.kueue.x-k8s.io says for what"
+        for queue, count in sorted(held.items())
+    ]
 
 
 def _decide(job: OptimizationJob, status: OptimizationJobStatus, **actions: Any) -> Decision:
     if is_finished(status.conditions):
         actions["requeue_after"] = None
+        status = status.model_copy(update={"queued_since": None})
     return Decision(status, events=narrate.events(job.status, status), **actions)
 
 

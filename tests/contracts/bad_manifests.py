@@ -100,6 +100,7 @@ spec:
     affinity: {nodeAffinity: {}}
     resources: {limits: {cpu: "4"}}
   priorityClassName: batch
+  queue: {name: team-a, priorityClassName: batch}
   schedulerName: volcano
   runtimeClassName: nvidia
   podLabels: {cost-center: ml}
@@ -234,6 +235,8 @@ CASES = (
     Case(RUNTIME, {"spec.tolerations.0.key": "a b"}, "'a b' is not a label's name such as kubernetes.io/arch"),
     Case(RUNTIME, {"spec.resourceClaims.0.name": "GPU"}, "'GPU' is not a word of lower-case letters, digits and dash"),
     Case(RUNTIME, {"spec.resourceClaims": [{"name": "a", "resourceClaimTemplateName": "b"}] * 2}, "has a name twice"),
+    Case(RUNTIME, {"spec.queue.name": "Team A"}, "'Team A' is not a word of lower-case letters, digits and dashes"),
+    Case(RUNTIME, {"spec.queue.priorityClassName": "high.prio"}, "'high.prio' is not a word of lower-case letters"),
     Case(RUNTIME, {"spec.tolerations.0.operator": "Exists"}, "Exists takes no value, and Equal needs a key"),
     Case(RUNTIME, {"spec.tolerations.0.key": REMOVED}, "Exists takes no value, and Equal needs a key"),
     Case(RUNTIME, {"spec.tolerations.0.effect": "NoSchedule"}, "tolerationSeconds is for the effect NoExecute"),

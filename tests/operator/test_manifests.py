@@ -205,6 +205,36 @@ def test_a_pod_s_labels_and_annotations_are_the_runtime_s_but_for_ours() -> None
     assert "cost-center" not in manifest["metadata"]["labels"]
 
 
+QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
+
+
+@pytest.mark.parametrize(
+    ("labels", "runtime", "expected"),
+    [
+        ({}, {}, {}),
+        ({QUEUE: "mine"}, {}, {QUEUE: "mine"}),
+        ({QUEUE: "mine", PRIORITY: "high"}, {}, {QUEUE: "mine", PRIORITY: "high"}),
+        ({}, {"queue": {"name": "team"}}, {QUEUE: "team"}),
+        ({}, {"queue": {"name": "team", "priorityClassName": "low"}}, {QUEUE: "team", PRIORITY: "low"}),
+        ({QUEUE: "mine"}, {"queue": {"name": "team", "priorityClassName": "low"}}, {QUEUE: "mine", PRIORITY: "low"}),
+        ({QUEUE: ""}, {"queue": {"name": "team"}}, {QUEUE: "team"}),
+        ({PRIORITY: "high"}, {}, {PRIORITY: "high"}),
+    ],
+    ids=["none", "the job's", "with priority", "the runtime's", "both of it", "the job's first", "no way out", "alone"],
+)
+def test_the_queue_is_on_the_job_alone_which_then_waits(
+    labels: dict[str, str], runtime: dict[str, Any], expected: dict[str, str]
+) -> None:
+    job, settings = make_job(), make_runtime(**runtime)
+    labelled = job.model_copy(update={"metadata": job.metadata.model_copy(update={"labels": labels})})
+    manifest = job_manifest(works(labelled, settings)[Stage.TRIAL], settings, labelled)
+    found = {name: value for name, value in manifest["metadata"]["labels"].items() if "kueue" in name}
+    assert found == expected
+    assert manifest["spec"].get("suspend", False) is (QUEUE in expected)
+    # Kueue takes pods with a queue for work of their own.
+    assert not [name for name in manifest["spec"]["template"]["metadata"]["labels"] if "kueue" in name]
+
+
 def test_what_the_playoff_has_instead() -> None:
     runtime: dict[str, Any] = {
         "nodeSelector": {"pool": "train"},

@@ -293,6 +293,72 @@ def test_time_does_not_pass_for_a_suspended_job() -> None:
     assert world.run().state == "Published"
 
 
+def in_queue(work: Work) -> ObservedWork:
+    return ObservedWork(work, WorkState.ACTIVE, queue="team")
+
+
+def test_time_does_not_pass_while_all_work_waits_in_a_queue() -> None:
+    world = World(make_job(budget={"deadline": "1h"}), sabotage=in_queue)
+    world.run()
+    waits = "1 Job waits in Kueue's queue team: kubectl get workloads.kueue.x-k8s.io says for what"
+    assert world.condition("QuotaReserved") == ("False", "QueuedByKueue", waits)
+    assert world.condition("Complete") == ("False", "QueuedByKueue", waits)
+    assert world.job.status.state == "QueuedByKueue"
+    began = world.job.status.start_time
+    world.now = NOW + timedelta(hours=5)
+    assert world.step().requeue_after is None
+    assert world.job.status.start_time == began
+
+    # Admitted, it has the hour that it had; evicted, it keeps what is left of it.
+    (name,) = world.works
+    running = replace(world.works[name], queue="")
+    world.works[name] = running
+    assert world.step().requeue_after == 3600
+    assert world.condition("QuotaReserved")[:2] == ("True", "QuotaReserved")
+    assert world.job.status.state == "Inspecting"
+    world.now += timedelta(minutes=50)
+    world.works[name] = in_queue(running.work)
+    world.run()
+    world.now += timedelta(days=1)
+    world.works[name] = running
+    assert world.step().requeue_after == 600
+    world.now += timedelta(minutes=11)
+    world.step()
+    assert world.condition("Failed")[:2] == ("True", "DeadlineExceeded")
+    assert world.started == [name]
+
+
+def test_time_passes_while_some_work_is_not_in_the_queue() -> None:
+    world = World(make_job(budget={"deadline": "1h"}))
+    trials = {1: in_queue, 2: lambda work: ObservedWork(work, WorkState.ACTIVE)}
+    world.sabotage = lambda work: trials[work.task.trial](work) if work.task.trial else None
+    world.run()
+    assert world.job.status.state == "Searching"
+    assert world.condition("QuotaReserved")[:2] == ("False", "QueuedByKueue")
+    world.now = NOW + timedelta(minutes=61)
+    world.step()
+    assert world.condition("Failed")[:2] == ("True", "DeadlineExceeded")
+
+
+def test_a_queue_is_left_by_suspending_or_by_an_end() -> None:
+    world = World(make_job(), sabotage=in_queue)
+    world.run()
+    assert world.job.status.queued_since
+    edited(world, suspend=True)
+    world.run()
+    assert (world.job.status.state, world.job.status.queued_since, world.works) == ("Suspended", None, {})
+    assert world.condition("QuotaReserved")[0] == "True"
+
+    edited(world, suspend=False)
+    world.run()
+    wrong = broken(Stage.INSPECT, ErrorKind.PERMANENT, "no such file")
+    (name,) = world.works
+    world.works["another"] = replace(world.works[name], state=WorkState.FAILED, report=wrong, queue="")
+    del world.works[name]
+    world.run()
+    assert (world.job.status.state, world.job.status.queued_since) == ("InvalidInput", None)
+
+
 def test_without_its_runtime_a_job_keeps_results_suspend_and_deadline() -> None:
     world = World(make_job(budget={"deadline": "1h"}))
     world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE) if work.task.trial == 2 else None

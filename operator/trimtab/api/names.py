@@ -23,6 +23,9 @@ MONITOR_LABEL = f"{GROUP}/monitor-name"
 MONITOR_UID_LABEL = f"{GROUP}/monitor-uid"
 RULES_LABEL = f"{GROUP}/rules"
 TRIGGER_ANNOTATION = f"{GROUP}/trigger"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+QUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+"""Kueue's own: of a Job, the LocalQueue that admits it and its WorkloadPriorityClass."""
 CAPTURE_FILE = "current.npz"
 """What the model server calls the traffic it captured; a Recalibrate job calibrates with it."""
 
@@ -44,6 +47,7 @@ class ConditionType(StrEnum):
     COMPLETE = "Complete"
     FAILED = "Failed"
     SUSPENDED = "Suspended"
+    QUOTA_RESERVED = "QuotaReserved"
 
 
 class MonitorConditionType(StrEnum):
@@ -74,6 +78,8 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"
+    QUEUED_BY_KUEUE = "QueuedByKueue"
+    QUOTA_RESERVED = "QuotaReserved"
 
     WATCHING = "Watching"
     TRIGGERED = "Triggered"

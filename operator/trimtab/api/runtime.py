@@ -16,7 +16,7 @@ from trimtab.api.base import Pattern, Rule, Spec
 from trimtab.api.job import ObjectMeta
 from trimtab.api.model import Name, StoreUri
 from trimtab.api.quantities import Duration
-from trimtab.api.scheduling import Affinity, Labels, ResourceClaim, Toleration
+from trimtab.api.scheduling import LABEL_WORD, Affinity, Labels, ResourceClaim, Toleration
 
 ResourceName = Annotated[str, Field(max_length=253)]
 AMOUNT = Pattern(r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", "an amount such as 500m or 2Gi")
@@ -110,6 +110,17 @@ class Playoff(Spec):
     resources: Resources | None = Field(None, description="What it gets.")
 
 
+class Queue(Spec):
+    """Kueue's queue, which lets a Job start when there is quota for it, and may take the quota back."""
+
+    name: Annotated[str, Field(max_length=63), LABEL_WORD] = Field(
+        description="The LocalQueue, in the namespace of the job. Kueue counts what `resources` ask for."
+    )
+    priority_class_name: Annotated[str, Field(max_length=63), LABEL_WORD] | None = Field(
+        None, description="The WorkloadPriorityClass: who comes first in the queue, and who makes room."
+    )
+
+
 RESERVED_LABELS = ("trimtab.dev/", "batch.kubernetes.io/", "kueue.x-k8s.io/", "job-name", "controller-uid")
 RESERVED_ANNOTATIONS = ("trimtab.dev/", "batch.kubernetes.io/", "container.apparmor.security.beta.kubernetes.io/")
 """The last would take a pod's AppArmor profile away."""
@@ -158,6 +169,11 @@ class OptimizationRuntimeSpec(Spec):
     affinity: Affinity | None = Field(None, description="Further rules for where pods may run.")
     playoff: Playoff = Field(Playoff(), description="What the pod that times the finalists has instead.")
     priority_class_name: Name | None = Field(None, description="The PriorityClass of pods.")
+    queue: Queue | None = Field(
+        None,
+        description="The queue of jobs that name none in a label of theirs, kueue.x-k8s.io/queue-name. It takes Kueue: "
+        "without it nothing starts.",
+    )
     scheduler_name: Name | None = Field(None, description="Left out: the cluster's own scheduler.")
     runtime_class_name: Name | None = Field(None, description="The RuntimeClass, such as nvidia.")
     pod_labels: Labels = Field({}, max_length=16, description="Labels of pods, such as what their cost is booked on.")

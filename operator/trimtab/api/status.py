@@ -179,7 +179,12 @@ class OptimizationJobStatus(Record):
 
     observed_generation: int = 0
     conditions: list[Condition] = []
-    start_time: str | None = None
+    start_time: str | None = Field(
+        None, description="Since when the job's time counts. The time that it spends in a queue is added to it."
+    )
+    queued_since: str | None = Field(
+        None, description="Since when all its work under way is held back by a queue, so that no time passes."
+    )
     completion_time: str | None = None
     inspection: Inspection | None = None
     trials: list[TrialStatus] = []

@@ -2,7 +2,8 @@
 
 Pods are not watched. A Job's own status says when it has ended and whether its pod is ready, so pods are listed when
 there is something to learn: once for the Jobs that ended since the last look (the result is kept per Job UID), and
-now and then for a Job whose pod is long in starting. One call asks for all of them, also for those of other turns that
+now and then for a Job whose pod is long in starting. A Job that is suspended has no pod, and says itself in which queue
+it is. One call asks for all of them, also for those of other turns that
 come while the namespace's call before is under way: under load, that is one call for several Jobs.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trimtab.api.names import ATTEMPT_LABEL, GROUP
+from trimtab.api.names import ATTEMPT_LABEL, GROUP, QUEUE_LABEL
 from trimtab.api.work import WORK_VERSION, Report, Task
 from trimtab.cluster.client import Client, Object
 from trimtab.cluster.objects import PODS
@@ -27,6 +28,8 @@ from trimtab.manifests import CONTAINER, gpus, owner_of, task_text
 
 PATIENCE, INTERVAL = timedelta(seconds=20), timedelta(seconds=60)
 """A pod that is not ready after PATIENCE is looked at, and then again every INTERVAL."""
+MOMENT = timedelta(seconds=2)
+"""A Job that is held back for longer is told of: a queue with quota to give takes less, and costs no status write."""
 
 OWNER = "OptimizationJob"
 TOO_LATE = "DeadlineExceeded"
@@ -51,6 +54,10 @@ class JobRecord:
     """Why it failed, beginning with the Job controller's word for it: `DeadlineExceeded: ...`."""
     starting_since: datetime | None = None
     """Since when it waits for its pod to be ready."""
+    held_since: datetime | None = None
+    """Since when it is suspended: never by us, we delete Jobs."""
+    queue: str = ""
+    """What its label says, which Kueue may have set."""
     gpus: int = 0
     """What each of its pods holds."""
     ran: float = 0.0
@@ -77,6 +84,8 @@ def record_of(job: Mapping[str, Any]) -> JobRecord:
         state=state,
         reason=reason,
         starting_since=_starting_since(job) if state == WorkState.ACTIVE else None,
+        held_since=_held_since(job) if state == WorkState.ACTIVE else None,
+        queue=metadata["labels"].get(QUEUE_LABEL, ""),
         gpus=gpus(job),
         ran=_ran(job),
     )
@@ -100,12 +109,14 @@ class Pods:
             found = await self._list(asked)
             for job in asked:
                 self._learn(job, found.get(job.uid, []), now)
-        return tuple(self._ended.get(job.uid) or self._active(job) for job in jobs)
+        return tuple(self._ended.get(job.uid) or self._active(job, now) for job in jobs)
 
     def next_look(self, jobs: Iterable[JobRecord], now: datetime) -> float | None:
         """Seconds after which `observe` may tell something new though no Job has changed."""
-        dues = [self._due(job) for job in jobs if job.uid not in self._ended]
-        waits = [(due - now).total_seconds() for due in dues if due is not None]
+        open_jobs = [job for job in jobs if job.uid not in self._ended]
+        dues = [self._due(job) for job in open_jobs]
+        told = [job.held_since + MOMENT for job in open_jobs if job.held_since and job.held_since + MOMENT > now]
+        waits = [(due - now).total_seconds() for due in (*dues, *told) if due is not None]
         return max(0.0, min(waits)) if waits else None
 
     def forget(self, uid: str) -> None:
@@ -135,11 +146,14 @@ class Pods:
             message = f"{message}; its pod was waiting: {waited}"
         # A pod that was waiting when it was deleted had no node, and so no GPUs.
         spent = 0.0 if waited and not pods else job.gpus * _held(job, pods)
-        self._ended[job.uid] = ObservedWork(_work(job), job.state, report, message, spent)
+        self._ended[job.uid] = ObservedWork(_work(job), job.state, report, message, gpu_seconds=spent)
 
-    def _active(self, job: JobRecord) -> ObservedWork:
+    def _active(self, job: JobRecord, now: datetime) -> ObservedWork:
         if job.starting_since is None:
             self._waiting.pop(job.uid, None)
+        if job.held_since is not None and job.held_since + MOMENT <= now:
+            message = "" if job.queue else f"it is suspended: kubectl describe job {job.name} says by whom"
+            return ObservedWork(_work(job), WorkState.ACTIVE, None, message, job.queue)
         _, message = self._waiting.get(job.uid, (None, ""))
         return ObservedWork(_work(job), WorkState.ACTIVE, None, message)
 
@@ -217,11 +231,27 @@ def _time_on_node(pod: Object) -> float:
 
 
 def _starting_since(job: Mapping[str, Any]) -> datetime | None:
-    """None while a queue (Kueue) holds the Job suspended, and once its pod is ready."""
+    """None while the Job is suspended, and once its pod is ready.
+
+    Until its controller has taken note that it is no longer suspended, its times are those of before.
+    """
     status = job.get("status", {})
-    if job["spec"].get("suspend") or status.get("ready"):
+    if job["spec"].get("suspend") or _suspended(job) or status.get("ready"):
         return None
     return datetime.fromisoformat(status.get("startTime") or job["metadata"]["creationTimestamp"])
+
+
+def _held_since(job: Mapping[str, Any]) -> datetime | None:
+    if not job["spec"].get("suspend"):
+        return None
+    noted = _suspended(job)
+    return datetime.fromisoformat(noted["lastTransitionTime"] if noted else job["metadata"]["creationTimestamp"])
+
+
+def _suspended(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The Job controller's condition, if it holds."""
+    conditions = job.get("status", {}).get("conditions", [])
+    return next((c for c in conditions if c["type"] == "Suspended" and c["status"] == "True"), None)
 
 
 def _left_by(job: JobRecord, pods: Sequence[Object]) -> tuple[Report | None, str]:
