@@ -79,6 +79,10 @@ e2e: test-lab images ## Run the suite on the cluster
 	$(BIN)/pytest -m e2e tests/e2e --durations 10; node=$$?; \
 	wait $$beside; api=$$?; cat $$log; exit $$((node || api))
 
+.PHONY: e2e-rootless
+e2e-rootless: .venv/all ## Run what needs neither root nor a node: in one test pods are processes, and it says so
+	$(BIN)/pytest -m e2e --ignore tests/e2e --ignore tests/lab
+
 # All five images: 8 GB in buildah's store, and as much again in dist. RELEASE="operator jobs" makes fewer.
 .PHONY: release
 release: .venv/all packages ## Build wheel, chart and images of one version into dist, with checksums and SBOMs
