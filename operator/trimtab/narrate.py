@@ -78,9 +78,20 @@ def not_accepted(job: OptimizationJob, refusal: Refusal, now: datetime) -> Optim
     """The status of a job that gets no runtime, or not yet."""
     told: dict[ConditionType, Told] = {
         ConditionType.ACCEPTED: (False, refusal.reason, refusal.message),
+        ConditionType.CANDIDATE_SELECTED: _selected(job.status),
+        ConditionType.PUBLISHED: _published(job.status, ended=False),
         ConditionType.COMPLETE: (False, refusal.reason, refusal.message),
+        ConditionType.FAILED: (False, refusal.reason, ""),
+        ConditionType.SUSPENDED: _suspended(job),
     }
     return _told(job, told, now).model_copy(update={"state": refusal.reason.value})
+
+
+def seen(job: OptimizationJob) -> OptimizationJobStatus:
+    """The job's status, told to be of its newest generation: conditions of another one `kubectl wait` passes over."""
+    generation = job.metadata.generation
+    conditions = [c.model_copy(update={"observed_generation": generation}) for c in job.status.conditions]
+    return job.status.model_copy(update={"conditions": conditions, "observed_generation": generation})
 
 
 Told = tuple[bool | None, Reason, str]
@@ -93,13 +104,12 @@ def _told(job: OptimizationJob, told: dict[ConditionType, Told], now: datetime) 
         new = Condition(
             type=kind.value,
             status="Unknown" if holds is None else str(holds),
-            observed_generation=job.metadata.generation,
             reason=reason.value,
             message=message,
         )
         conditions = with_condition(conditions, new, now)
-    update = {"conditions": conditions, "observed_generation": job.metadata.generation, "progress": _progress(job)}
-    return job.status.model_copy(update=update)
+    told_of = job.status.model_copy(update={"conditions": conditions, "progress": _progress(job)})
+    return seen(job.model_copy(update={"status": told_of}))
 
 
 def _progress(job: OptimizationJob) -> str:

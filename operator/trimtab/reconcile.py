@@ -86,7 +86,7 @@ def _retire(
     sweep = _left(job, kept, now)
     expire = _left(job, job.spec.ttl_seconds_after_finished, now)
     later = min((seconds for seconds in (sweep, expire) if 0 < seconds < inf), default=None)
-    return Decision(job.status, delete=active, sweep=sweep <= 0, expire=expire <= 0, requeue_after=later)
+    return Decision(narrate.seen(job), delete=active, sweep=sweep <= 0, expire=expire <= 0, requeue_after=later)
 
 
 def _left(job: OptimizationJob, ttl: int | None, now: datetime) -> float:
