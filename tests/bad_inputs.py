@@ -235,7 +235,6 @@ CASES: dict[str, Case] = {
         _arrays("evaluation", lambda a: {"labels": a["labels"][:-1]}),
         ("data.evaluation", "x 200", "labels 199", "save one row per sample"),
     ),
-    "out-of-its-claim": Case(_data(holdout="pvc://inputs/../../etc/hostname"), ("data.holdout", "leaves its claim")),
     "link-out-of-its-claim": Case(_link_out, ("model.uri", "leaves its claim", "name a path inside")),
     "unknown-claim": Case(_data(evaluation="pvc://elsewhere/e.npz"), ("data.evaluation", "'elsewhere'", "mounted")),
 }

@@ -2,6 +2,8 @@
 
 Each is written under a name of its own in `.tmp/`, flushed to disk, and renamed, which is one step in one file
 system. A pod killed at any moment leaves rubbish in `.tmp/` only, and the next ones sweep it.
+
+Whoever shares the folder may have put a link where ours go; none is followed out of it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ _RUBBISH_AGE = 24 * 3600.0
 class SharedFolder:
     """A folder to write into. Raises InvalidInput where it is not writable, Temporary where it is not writable now.
 
+    Links are looked at before each write, not during it: who puts one there in that moment is not caught.
+
     `field` is the Task's name for it, for messages.
     """
 
@@ -34,7 +38,7 @@ class SharedFolder:
         self.root = root
         self._field = field
         with self._told():
-            self._tmp.mkdir(parents=True, exist_ok=True)
+            self._make(self._tmp)
             _sweep(self._tmp)
 
     @property
@@ -58,7 +62,7 @@ class SharedFolder:
         scratch = self._tmp / uuid.uuid4().hex
         with self._told():
             try:
-                scratch.mkdir()
+                self._make(scratch)
                 yield scratch
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -70,7 +74,7 @@ class SharedFolder:
             for path in scratch.rglob("*"):
                 if path.is_file():
                     _flush(path)
-            final.parent.mkdir(parents=True, exist_ok=True)
+            self._make(final.parent)
             try:
                 scratch.rename(final)
             except OSError as error:
@@ -84,12 +88,18 @@ class SharedFolder:
         final, scratch = self.root / name, self._tmp / uuid.uuid4().hex
         with self._told():
             try:
-                final.parent.mkdir(parents=True, exist_ok=True)
+                self._make(final.parent)
                 scratch.write_bytes(content.encode() if isinstance(content, str) else content)
                 _flush(scratch)
                 scratch.rename(final)
             finally:
                 scratch.unlink(missing_ok=True)
+
+    def _make(self, folder: Path) -> None:
+        """Have a folder in this one."""
+        if not folder.resolve().is_relative_to(self.root.resolve()):
+            raise InvalidInput(f"{self._field}: {folder} leads out of {self.root} by a link: remove the link")
+        folder.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def _told(self) -> Iterator[None]:

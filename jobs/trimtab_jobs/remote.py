@@ -17,7 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trimtab.api.model import scheme_of
+from trimtab.api.model import leads_into, scheme_of
+from trimtab.api.work import CONFINED_VARIABLE
 from trimtab_jobs.errors import InvalidInput, Temporary
 from trimtab_jobs.files import FULL
 from trimtab_jobs.web import Artifacts, Files, Hub, Web, registered
@@ -42,11 +43,20 @@ def locate(uri: str, field: str) -> tuple[Files, str]:
     Raises as `told` does.
     """
     with told(uri, field):
-        address = again(lambda: registered(uri)) if scheme_of(uri) == "models" else uri
+        address = again(lambda: _registered(uri)) if scheme_of(uri) == "models" else uri
         found = _FILESYSTEMS.get(scheme_of(address))
         if found is None:
             raise ValueError(f"its artifacts are at {address}: only {', '.join(_FILESYSTEMS)} can be read")
         return found(), address
+
+
+def _registered(uri: str) -> str:
+    """Where a registered model is. Whoever may register one chose that, so in a pod it is not believed blindly."""
+    address = registered(uri)
+    store = os.environ.get(CONFINED_VARIABLE)
+    if store and (scheme_of(address) == "file" or leads_into(address, store)):
+        raise ValueError(f"its artifacts are at {address}, which is no job's in a cluster: keep them in another place")
+    return address
 
 
 @contextmanager

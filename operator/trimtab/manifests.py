@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from math import ceil
 from typing import Any
 
 import yaml
 
 from trimtab.api.job import ObjectMeta, OptimizationJob
+from trimtab.api.model import claim_of
 from trimtab.api.monitor import ModelMonitor
 from trimtab.api.names import (
     API_VERSION,
@@ -39,7 +40,15 @@ from trimtab.api.names import (
 from trimtab.api.quantities import parse_duration
 from trimtab.api.runtime import Exclusive, OptimizationRuntime, OptimizationRuntimeSpec, Playoff
 from trimtab.api.scheduling import Affinity
-from trimtab.api.work import INVALID_INPUT_EXIT, MESSAGE_VARIABLE, TASK_VARIABLE, VOLUMES_VARIABLE, Stage, Task
+from trimtab.api.work import (
+    CONFINED_VARIABLE,
+    INVALID_INPUT_EXIT,
+    MESSAGE_VARIABLE,
+    TASK_VARIABLE,
+    VOLUMES_VARIABLE,
+    Stage,
+    Task,
+)
 from trimtab.decisions import Work
 
 VOLUMES_PATH = "/trimtab/volumes"
@@ -309,6 +318,7 @@ def _environment(task: Task, runtime: OptimizationRuntime) -> list[Manifest]:
         TASK_VARIABLE: task.text(),
         VOLUMES_VARIABLE: json.dumps(mounts),
         MESSAGE_VARIABLE: MESSAGE_PATH,
+        CONFINED_VARIABLE: task.store,
     }
     # The root filesystem is read-only and the user has no entry in passwd: libraries cache under HOME.
     theirs = {"HOME": "/tmp", **{v.name: v.value for v in runtime.spec.env}}  # noqa: S108
@@ -335,6 +345,5 @@ def claimed(task: Task) -> dict[str, bool]:
     return {claim: claim in writes for claim in {*_claims(read), *writes}}
 
 
-def _claims(uris: Sequence[str | None]) -> set[str]:
-    """`pvc://models/a/b.onnx` names the claim `models`."""
-    return {uri.removeprefix("pvc://").partition("/")[0] for uri in uris if uri and uri.startswith("pvc://")}
+def _claims(uris: Iterable[str | None]) -> set[str]:
+    return {claim for uri in uris if uri and (claim := claim_of(uri))}

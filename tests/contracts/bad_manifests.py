@@ -155,6 +155,20 @@ CASES = (
         "'models:/digits' is not a file, pvc, http, https, s3",
     ),
     Case(JOB, {"spec.publish.uri": "hf://org/name"}, "'hf://org/name' is not a file, pvc, s3, gs or oci address"),
+    Case(JOB, {"spec.model.uri": "pvc://My_Claim/m"}, "'pvc://My_Claim/m' is not a file, pvc, http, https, s3"),
+    Case(JOB, {"spec.model.uri": "pvc://a%2fb/m.onnx"}, "'pvc://a%2fb/m.onnx' is not a file, pvc, http, https, s3"),
+    Case(JOB, {"spec.publish.uri": "pvc://../store"}, "'pvc://../store' is not a file, pvc, s3, gs or oci address"),
+    *(
+        Case(good, {field: uri}, f"'{uri}' has .. in its path: name the place in the claim itself")
+        for good, field, uri in (
+            (JOB, "spec.model.uri", "pvc://models/../store/m.onnx"),
+            (JOB, "spec.model.code", "pvc://models/a/../../m.py"),
+            (JOB, "spec.data.holdout.uri", "pvc://data/%2e%2E/x.npz"),
+            (JOB, "spec.publish.uri", "pvc://published/a%2f.%2e"),
+            (MONITOR, "spec.capture", "pvc://captured/.."),
+            (RUNTIME, "spec.store.uri", "pvc://store/../other"),
+        )
+    ),
     Case(RUNTIME, {"spec.store.uri": "oci://store/a"}, "'oci://store/a' is not a file, pvc, s3 or gs address"),
     Case(JOB, {"spec.model.factory": "build"}, "'build' is not a module:function such as digits:build"),
     Case(JOB, {"spec.target.runtimeRef.name": "GPU"}, "'GPU' is not a Kubernetes name such as cpu-small"),
@@ -266,6 +280,20 @@ CASES = (
     Case(CLUSTER_RUNTIME, {"spec.allowedImages.0": "*/team/jobs"}, "'*/team/jobs' is not an image with its registry"),
 )
 CASES += tuple(replace(case, good=CLUSTER_RUNTIME) for case in CASES if case.good is RUNTIME)
+
+
+CLUSTER_CASES = tuple(
+    Case(good, {field: value}, "a file:// address is for runs without a cluster")
+    for good, field, value in (
+        (JOB, "spec.model.uri", "file:///trimtab/volumes/store/artifacts/0/model.onnx"),
+        (JOB, "spec.model.code", "file:///opt/venv/evil.py"),
+        (JOB, "spec.data.evaluation.uri", "file:///proc/self/environ"),
+        (JOB, "spec.metrics", {"custom": {"function": "mine:error", "code": "file:///opt/venv/mine.py"}}),
+        (JOB, "spec.publish.uri", "file:///opt/venv"),
+        (MONITOR, "spec.capture", "file:///captured"),
+    )
+)
+"""What only the API server refuses: on a laptop the same manifest is right."""
 
 
 CHANGES: dict[str, Any] = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,10 +13,24 @@ from kubernetes import client, config
 from pydantic import ValidationError
 
 import apiserver
-from contracts.bad_manifests import BOUNDS, CASES, CHANGES, EDITS, GOOD, JOB, REMOVED, Bound, Case, Manifest, changed
+from contracts.bad_manifests import (
+    BOUNDS,
+    CASES,
+    CHANGES,
+    CLUSTER_CASES,
+    EDITS,
+    GOOD,
+    JOB,
+    REMOVED,
+    Bound,
+    Case,
+    Manifest,
+    changed,
+)
 from trimtab.api import names
+from trimtab.api.base import RULES
 from trimtab.api.schema.kinds import KINDS
-from trimtab.api.schema.wire import RULES, inlined, wire_schema
+from trimtab.api.schema.wire import inlined, wire_schema
 
 MODELS = {kind.name: kind.model for kind in KINDS}
 PLURALS = {kind.name: kind.plural for kind in KINDS}
@@ -53,6 +69,26 @@ def test_every_rule_has_a_case() -> None:
     assert stated <= broken
 
 
+@pytest.mark.parametrize("case", CLUSTER_CASES, ids=str)
+def test_what_only_a_cluster_refuses_is_right_without_one(case: Case) -> None:
+    MODELS[case.manifest["kind"]].model_validate(case.manifest)
+
+
+def test_every_rule_of_clusters_alone_has_a_case() -> None:
+    stated = {rule["message"] for tree in TREES.values() for rule in rules_of_strings(tree)}
+    assert stated
+    assert {message for message in stated if not any(message.startswith(case.says) for case in CLUSTER_CASES)} == set()
+
+
+def rules_of_strings(node: Any) -> Iterator[dict[str, str]]:
+    """Those that a string has of itself: `InCluster`."""
+    if isinstance(node, dict):
+        if node.get("type") == "string":
+            yield from node.get(RULES, [])
+        for child in node.values():
+            yield from rules_of_strings(child)
+
+
 def test_every_pattern_has_a_case() -> None:
     written = (json.dumps(inlined(wire_schema(kind.parts["spec"]))) for kind in KINDS)
     expected = {part.partition('"')[0] for text in written for part in text.split('"patternErrorMessage": "')[1:]}
@@ -81,7 +117,7 @@ def model_at(kind: str, place: tuple[str | int, ...]) -> str:
 
 def said(case: Case) -> str:
     """`'one' is not a percent` without the value."""
-    return case.says.partition("' is ")[2] or case.says
+    return re.sub(r"^'[^']+' (is )?", "", case.says)
 
 
 def immutable(path: str) -> str:
@@ -142,7 +178,7 @@ class TestServer:
     def test_accepts_the_good_ones(self, server: Server, kind: str) -> None:
         assert server.create(GOOD[kind]) == ""
 
-    @pytest.mark.parametrize("case", CASES, ids=str)
+    @pytest.mark.parametrize("case", CASES + CLUSTER_CASES, ids=str)
     def test_refuses_and_says_why(self, server: Server, case: Case) -> None:
         assert (case.server or case.says) in server.create(case.manifest)
 

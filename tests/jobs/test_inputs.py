@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from bad_inputs import make_model
-from trimtab.api.work import Report, Task
+from trimtab.api.work import CONFINED_VARIABLE, Report, Task
 from trimtab_jobs import remote
 from trimtab_jobs.errors import InvalidInput, Temporary
 from trimtab_jobs.files import SharedFolder
@@ -228,6 +228,27 @@ def test_what_mlflow_refuses(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     with pytest.raises(InvalidInput, match=f"^model.uri: {address}: {says}"):
         fetch(address, "model.uri", cache)
+
+
+@pytest.mark.parametrize(
+    ("store", "artifacts"),
+    [
+        ("pvc://store", "file:///trimtab/volumes/store/artifacts/0"),
+        ("pvc://store", "file:///proc/self"),
+        ("s3://models/store", "s3://models/store/artifacts"),
+        ("s3://models/store", "s3://models//st%6fre/artifacts"),
+    ],
+)
+def test_mlflow_leads_no_pod_to_its_own_files_or_its_store(
+    web: WebServer, cache: SharedFolder, store: str, artifacts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CONFINED_VARIABLE, store)
+    where = json.dumps({"artifact_uri": artifacts}).encode()
+    web.answers["/api/2.0/mlflow/model-versions/get-download-uri?name=digits&version=1"] = Answer(where)
+    with pytest.raises(
+        InvalidInput, match=f"^model.uri: models:/digits/1: its artifacts are at {artifacts}, which is no"
+    ):
+        fetch("models:/digits/1", "model.uri", cache)
 
 
 def test_mlflow_may_name_a_folder_of_this_machine(web: WebServer, cache: SharedFolder, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_metric_can_be_asked_for(seen: Seen) -> None:
     assert Look.model_validate_json(seen("model.onnx", ".", "--metric", "f1")[1]).metric == Metric.F1
 
 
-ADDRESSES = {"data-missing", "out-of-its-claim", "link-out-of-its-claim", "unknown-claim"}
+ADDRESSES = {"data-missing", "link-out-of-its-claim", "unknown-claim"}
 """What can only be wrong in a job."""
 
 

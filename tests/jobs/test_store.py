@@ -136,6 +136,26 @@ def test_old_rubbish_is_swept(tmp_path: Path) -> None:
     assert store.put(new)
 
 
+@pytest.mark.parametrize("link", [".tmp", "0123456789ab", "deep"])
+def test_no_link_is_followed_out_of_a_shared_folder(tmp_path: Path, link: str) -> None:
+    """A tenant's claim, with a link to where the store is mounted in the same pod."""
+    victim = model_folder(tmp_path / "store" / "artifacts")
+    os.utime(victim, (0, 0))  # so old that it would be swept as rubbish
+    before = digest_folder(tmp_path / "store")
+    (tmp_path / "claim").mkdir()
+    (tmp_path / "claim" / link).symlink_to(tmp_path / "store")
+
+    def publish() -> None:
+        folder = SharedFolder(tmp_path / "claim", "publish")
+        folder.place(model_folder(tmp_path / "made"), f"{link}/0")
+        folder.write(f"{link}/model.onnx", "evil")
+
+    with pytest.raises(InvalidInput, match=rf"^publish: .*/{link}.* leads out of .*/claim by a link: remove the link"):
+        publish()
+    assert digest_folder(tmp_path / "store") == before
+    assert not (tmp_path / "store" / "0").exists()
+
+
 def test_a_store_that_is_a_file_is_somebodys_mistake(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("")
     with pytest.raises(InvalidInput, match=r"^store: .*/store cannot be written .*: mount it writable"):

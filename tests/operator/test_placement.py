@@ -104,8 +104,8 @@ def borne(test: str) -> list[Object]:
 async def start(client: Client, namespace: str, name: str, stage: Stage, **spec: Any) -> Object:
     """The Job of a stage of a new OptimizationJob, without claims: a pod with an unbound one is placed nowhere."""
     runtime = make_runtime(**{"tolerations": borne(namespace), "store": {"uri": "file:///tmp/store"}} | spec)
-    splits = {name: {"uri": f"file:///{name}.npz"} for name in ("calibration", "evaluation", "holdout")}
-    manifest = job_dict(model={"uri": "file:///m.onnx", "format": "ONNX"}, data=splits, publish=None)
+    splits = {name: {"uri": f"https://host/{name}.npz"} for name in ("calibration", "evaluation", "holdout")}
+    manifest = job_dict(model={"uri": "https://host/m.onnx", "format": "ONNX"}, data=splits, publish=None)
     manifest["metadata"] = {"name": name, "namespace": namespace}
     job = OptimizationJob.model_validate(await objects.create(client, objects.OPTIMIZATION_JOBS, manifest))
     return await objects.create(client, objects.JOBS, job_manifest(works(job, runtime)[stage], runtime, job))

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from pydantic import Field
 
-from trimtab.api.base import Pattern, Record, Rule, Spec
+from trimtab.api.base import RULES, Pattern, Record, Rule, Spec
 from trimtab.api.names import API_VERSION
 from trimtab.api.schema.__main__ import ROOT, files, main
 from trimtab.api.schema.kinds import KINDS, crd, editor_schema
 from trimtab.api.schema.reference import reference
-from trimtab.api.schema.wire import RULES, structural
+from trimtab.api.schema.wire import structural
 from trimtab.api.values import Values, values_yaml
 
 DIGITS = Pattern(r"^\d+$", "a row of digits such as 42")

@@ -3,8 +3,8 @@
 What people write is read strictly (`Spec`: an unknown field is an error). What programs stored is read
 tolerantly (`Record`: an unknown field is ignored), so that two versions of the operator and its images understand
 each other. A `Rule` states one sentence twice, as CEL for the API server and as a Python predicate for
-`trimtab validate`, with one message for both; a `Pattern` does so for a string. The tests run every counter-example
-through both.
+`trimtab validate`, with one message for both; a `Pattern` and a `Without` do so for a string. The tests run every
+counter-example through both. What a cluster alone refuses is `InCluster`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
+
+RULES = "x-kubernetes-validations"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,37 @@ class Pattern:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         # patternErrorMessage is what the language servers of YAML and JSON show.
         return handler(schema) | {"pattern": self.regex, "patternErrorMessage": f"not {self.expected}"}
+
+
+@dataclass(frozen=True)
+class Without:
+    """What a string may not hold anywhere, and how to say so: the other half of a `Pattern`."""
+
+    regex: str
+    problem: str
+
+    def check(self, text: str) -> str:
+        """The text itself. Raises ValueError where it holds that."""
+        if re.search(self.regex, text, re.ASCII):
+            raise ValueError(f"{text!r} {self.problem}")
+        return text
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(schema) | {"not": {"pattern": self.regex, "patternErrorMessage": self.problem}}
+
+
+@dataclass(frozen=True)
+class InCluster:
+    """What the API server alone asks of a string: the same manifest may say more to a laptop."""
+
+    cel: str
+    message: str
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(schema) | {RULES: [{"rule": self.cel, "message": self.message}]}
 
 
 class Spec(BaseModel):

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar
+from urllib.parse import unquote
 
 from pydantic import Field
 
-from trimtab.api.base import Pattern, Rule, Spec
+from trimtab.api.base import InCluster, Pattern, Rule, Spec, Without
 from trimtab.api.quantities import (
     DECIMAL,
     DURATION,
@@ -29,7 +30,8 @@ from trimtab.api.quantities import (
     show_quantity,
 )
 
-_FOLDER, _BUCKET = r"(file|pvc)://\S+", r"(s3|gs)://[^\s/@]+(/\S*)?"
+_CLAIM = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+_FOLDER, _BUCKET = rf"file://\S+|pvc://{_CLAIM}(/\S*)?", r"(s3|gs)://[^\s/@]+(/\S*)?"
 # Without user:password@, for credentials are in no spec.
 _ANYWHERE = rf"{_FOLDER}|{_BUCKET}|https?://[^\s/@]+/\S+|hf://\S+|models:/[^\s/@]+[/@][^\s/@]+"
 URI = Pattern(rf"^({_ANYWHERE})$", "a file, pvc, http, https, s3, gs, hf or models address such as s3://models/a.onnx")
@@ -39,20 +41,48 @@ WRITABLE = Pattern(
     rf"^({_FOLDER}|{_BUCKET}|{_IMAGE})$", "a file, pvc, s3, gs or oci address such as oci://registry/models/magika:v1"
 )
 FOLDER = Pattern(rf"^({_FOLDER})$", "a file:// or pvc:// address, for pods share it as a disk, such as pvc://store")
+INSIDE = Without(
+    r"^pvc:.*(/|%2[fF])(\.|%2[eE]){2}(/|%2[fF]|$)", "has .. in its path: name the place in the claim itself"
+)
+"""However it is spelt: addresses are unquoted where they are opened."""
+CLUSTER = InCluster(
+    "!self.startsWith('file:')",
+    "a file:// address is for runs without a cluster: in a pod it would be a file of the image, or of what the runtime "
+    "mounts. Name a claim (pvc://claim/path) or another address",
+)
 STORE = Pattern(rf"^({_FOLDER}|{_BUCKET})$", "a file, pvc, s3 or gs address such as pvc://store")
-NAME = Pattern(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "a Kubernetes name such as cpu-small")
+NAME = Pattern(rf"^{_CLAIM}$", "a Kubernetes name such as cpu-small")
 FACTORY = Pattern(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", "a module:function such as digits:build")
-Uri = Annotated[str, Field(max_length=1024, examples=["pvc://models/magika.onnx"]), URI]
+Uri = Annotated[str, Field(max_length=1024, examples=["pvc://models/magika.onnx"]), URI, INSIDE, CLUSTER]
 """Where to read: on a disk, or fetched once."""
-WritableUri = Annotated[str, Field(max_length=1024, examples=["pvc://models/magika"]), WRITABLE]
-FolderUri = Annotated[str, Field(max_length=1024, examples=["pvc://store"]), FOLDER]
-StoreUri = Annotated[str, Field(max_length=1024, examples=["pvc://store"]), STORE]
+WritableUri = Annotated[str, Field(max_length=1024, examples=["pvc://models/magika"]), WRITABLE, INSIDE, CLUSTER]
+FolderUri = Annotated[str, Field(max_length=1024, examples=["pvc://captured"]), FOLDER, INSIDE, CLUSTER]
+StoreUri = Annotated[str, Field(max_length=1024, examples=["pvc://store"]), STORE, INSIDE]
+"""The runtime's: whoever mounts claims by path may name one so."""
 Name = Annotated[str, Field(max_length=253), NAME]
 
 
 def scheme_of(uri: str) -> str:
     """What an address begins with, such as s3."""
     return uri.partition(":")[0]
+
+
+def claim_of(uri: str) -> str:
+    """The claim that a pvc:// address names; empty for another address."""
+    return uri.removeprefix("pvc://").partition("/")[0] if scheme_of(uri) == "pvc" else ""
+
+
+def leads_into(uri: str, place: str) -> bool:
+    """Whether an address is at a place or below it. In a claim all is one place, for links lead from one to another."""
+    if claim := claim_of(place):
+        return claim_of(uri) == claim
+    there = _parts(place)
+    return scheme_of(uri) == scheme_of(place) and _parts(uri)[: len(there)] == there
+
+
+def _parts(uri: str) -> list[str]:
+    """Clients drop empty parts, and some decode what is quoted."""
+    return [part for part in unquote(uri.partition("://")[2]).split("/") if part]
 
 
 def is_local(uri: str) -> bool:

@@ -30,6 +30,8 @@ WORK_VERSION = "v1alpha1"
 TASK_VARIABLE = "TRIMTAB_TASK"
 VOLUMES_VARIABLE = "TRIMTAB_VOLUMES"
 MESSAGE_VARIABLE = "TRIMTAB_TERMINATION_MESSAGE"
+CONFINED_VARIABLE = "TRIMTAB_CONFINED"
+"""Set in a pod, to the address of its store: what a registry answers leads neither there nor to a file of the pod."""
 MESSAGE_LIMIT = 4096
 FINALISTS_LIMIT = 12
 OPERATORS_KEPT = 16

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from trimtab.api import names
-from trimtab.api.base import Record, Spec
+from trimtab.api.base import RULES, Record, Spec
 from trimtab.api.job import OptimizationJob
 from trimtab.api.monitor import ModelMonitor
 from trimtab.api.runtime import ClusterOptimizationRuntime, OptimizationRuntime
-from trimtab.api.schema.wire import RULES, one_line, structural, wire_schema
+from trimtab.api.schema.wire import one_line, structural, wire_schema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 

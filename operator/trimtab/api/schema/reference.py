@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from trimtab.api import names
+from trimtab.api.base import RULES
 from trimtab.api.schema.kinds import KINDS, Kind
-from trimtab.api.schema.wire import RULES, one_line, wire_schema
+from trimtab.api.schema.wire import one_line, wire_schema
 from trimtab.api.values import Values
 
 _INTRODUCTION = """\
@@ -28,8 +29,9 @@ variables of the pods (a Secret in the runtime's `envFrom`; of `trimtab run`, th
 
 | Address | Where | Variables |
 |---|---|---|
-| `file:///data/model.onnx` | a path in the pod, or on this machine | |
-| `pvc://claim/model.onnx` | a PersistentVolumeClaim; `trimtab run` takes `--volume claim=DIR` | |
+| `file:///data/model.onnx` | a path on this machine; a cluster takes none from a job | |
+| `pvc://claim/model.onnx` | a PersistentVolumeClaim that no runtime keeps to itself; `trimtab run` takes \
+`--volume claim=DIR` | |
 | `https://host/model.onnx`, `http://…` | a web server | |
 | `s3://bucket/model.onnx` | S3 | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`; elsewhere than at AWS \
 `AWS_ENDPOINT_URL`; for public buckets `AWS_SKIP_SIGNATURE=true` |
@@ -39,7 +41,8 @@ variables of the pods (a Secret in the runtime's `envFrom`; of `trimtab run`, th
 `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD` |
 
 A model's address may be a folder with one model in it (not on a web server). External data of an ONNX model is fetched
-with it. Winners are published to `file`, `pvc`, `s3` and `gs` addresses; a runtime's store is a `file` or `pvc` folder.
+with it. Winners are published to `file`, `pvc`, `s3`, `gs` and `oci` addresses; a runtime's store is a folder at a
+`file`, `pvc`, `s3` or `gs` address.
 """
 _HEAD = "| Field | Type | Default | Meaning |\n|---|---|---|---|\n"
 

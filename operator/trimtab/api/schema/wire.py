@@ -14,13 +14,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from trimtab.api.base import Spec
-
-RULES = "x-kubernetes-validations"
+from trimtab.api.base import RULES, Spec
 
 _LIMITS = [f"{end}{what}" for end in ("min", "max") for what in ("imum", "Length", "Items", "Properties")]
 # What constrains or completes a value; a status has none of it, for it was written by a program.
-_STRICT = {"default", "pattern", "propertyNames", RULES, *_LIMITS}
+_STRICT = {"default", "pattern", "not", "propertyNames", RULES, *_LIMITS}
 Translation = Callable[[Any, bool], dict[str, Any]]
 
 
@@ -105,7 +103,7 @@ def _same(key: str) -> Translation:
 _DIALECT: dict[str, Translation] = {
     **{key: _same(key) for key in ("type", "default", "enum", "required", *_LIMITS)},
     **dict.fromkeys(("title", "examples", "patternErrorMessage"), lambda *_: {}),  # for editors
-    **dict.fromkeys(("pattern", "propertyNames", RULES), lambda *_: {}),  # become rules
+    **dict.fromkeys(("pattern", "not", "propertyNames", RULES), lambda *_: {}),  # become rules
     "description": lambda text, _: {"description": one_line(text)},
     "properties": lambda fields, stored: {"properties": {name: _structural(fields[name], stored) for name in fields}},
     "items": lambda item, stored: {"items": _structural(item, stored)},
@@ -121,20 +119,23 @@ _DIALECT: dict[str, Translation] = {
 
 
 def _text_rules(node: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """A `Pattern`, and the length of a map's keys, as CEL.
+    """A `Pattern`, a `Without`, and the length of a map's keys, as CEL.
 
     The dialect knows patterns, but answers with the regular expression; for the keys of a map it has no word.
     """
     if "pattern" in node:
         problem = node["patternErrorMessage"]
-        yield {
-            "rule": f"self.matches(r'{node['pattern']}')",
-            "message": problem,
-            "messageExpression": f'"\'" + self + "\' is {problem}"',
-        }
+        yield _text_rule(f"self.matches(r'{node['pattern']}')", problem, f"is {problem}")
+    if "not" in node:
+        problem = node["not"]["patternErrorMessage"]
+        yield _text_rule(f"!self.matches(r'{node['not']['pattern']}')", problem, problem)
     if "propertyNames" in node:
         limit = node["propertyNames"]["maxLength"]
         yield {"rule": f"self.all(name, name.size() <= {limit})", "message": f"a name has more than {limit} characters"}
+
+
+def _text_rule(rule: str, message: str, told: str) -> dict[str, str]:
+    return {"rule": rule, "message": message, "messageExpression": f'"\'" + self + "\' {told}"'}
 
 
 def one_line(text: str) -> str:
