@@ -153,7 +153,8 @@ class World:
 
     def step(self) -> Decision:
         """One reconcile, carried out; pods that were started end before the next."""
-        observed = Observed(admit(self.job, self.runtime, ()), tuple(self.works.values()))
+        runtimes = [self.runtime] if self.runtime else []
+        observed = Observed(admit(self.job, runtimes, ()), tuple(self.works.values()))
         decision = reconcile(self.job, observed, self.now)
         for work in decision.create:
             if work.name not in self.works:

@@ -3,38 +3,57 @@
 An administrator's ClusterOptimizationRuntime does two things: jobs in the namespaces it allows may name it, and its
 `allowedImages` bound what the OptimizationRuntimes of those namespaces may run. Both fail closed: what cannot be read
 allows nothing.
+
+Who writes jobs may be somebody else than who writes runtimes, and trusted with less. A runtime's pods hold Secrets,
+claims and the store; a job reaches them neither by code of its own, unless the runtime says so, nor by an address.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from trimtab.api.job import OptimizationJob
-from trimtab.api.model import RuntimeKind
+from trimtab.api.model import RuntimeKind, leads_into, scheme_of
 from trimtab.api.names import Reason
-from trimtab.api.runtime import ClusterOptimizationRuntime, OptimizationRuntime
+from trimtab.api.runtime import ClusterOptimizationRuntime, CustomCode, OptimizationRuntime
 from trimtab.decisions import Refusal
 
 NAME = "spec.target.runtimeRef.name"
 
 
 def admit(
-    job: OptimizationJob, own: OptimizationRuntime | None, shared: Sequence[ClusterOptimizationRuntime] | None
+    job: OptimizationJob,
+    own: Sequence[OptimizationRuntime],
+    shared: Sequence[ClusterOptimizationRuntime] | None,
 ) -> OptimizationRuntime | Refusal:
-    """The runtime that a job may use: `own` of its namespace, or one of the cluster's.
+    """The runtime that a job may use: one of its namespace's `own`, or one of the cluster's.
 
     `shared` is None where the operator may not read those.
     """
+    runtime = _named(job, own, shared)
+    if isinstance(runtime, Refusal):
+        return runtime
+    serving = [found for found in shared or () if _serves(found, job.metadata.namespace)]
+    return _code_refused(job, runtime) or _address_refused(job, [*own, *serving]) or runtime
+
+
+def _named(
+    job: OptimizationJob,
+    own: Sequence[OptimizationRuntime],
+    shared: Sequence[ClusterOptimizationRuntime] | None,
+) -> OptimizationRuntime | Refusal:
     if job.spec.target.runtime_ref.kind == RuntimeKind.CLUSTER:
         return _shared(job, shared)
-    if own is None:
-        name, namespace = job.spec.target.runtime_ref.name, job.metadata.namespace
+    name, namespace = job.spec.target.runtime_ref.name, job.metadata.namespace
+    found = next((runtime for runtime in own if runtime.metadata.name == name), None)
+    if found is None:
         return Refusal(
             Reason.RUNTIME_NOT_FOUND,
             f"{NAME}: there is no OptimizationRuntime {name!r} in namespace {namespace}; create it, or name another",
         )
-    return _image_refused(job.metadata.namespace, own, shared or ()) or own
+    return _image_refused(namespace, found, shared or ()) or found
 
 
 def _shared(job: OptimizationJob, shared: Sequence[ClusterOptimizationRuntime] | None) -> OptimizationRuntime | Refusal:
@@ -72,6 +91,62 @@ def _image_refused(
         f"OptimizationRuntime {own.metadata.name!r}: image {own.spec.image!r} is not allowed in namespace {namespace}: "
         f"allowed are {', '.join(sorted(allowed))}",
     )
+
+
+def _code_refused(job: OptimizationJob, runtime: OptimizationRuntime) -> Refusal | None:
+    """A function of the image is a job's choice like any other: `cgi:print_environ` is in the standard library."""
+    code = next(_code(job), None)
+    if code is None or runtime.spec.custom_code == CustomCode.ALLOW:
+        return None
+    return Refusal(
+        Reason.CODE_NOT_ALLOWED,
+        f"{code} is code of the job's choice, and {_called(runtime)} lets none run with the Secrets, claims and store "
+        "of its pods: leave it out, or name a runtime with customCode: Allow",
+    )
+
+
+def _code(job: OptimizationJob) -> Iterator[str]:
+    if job.spec.model.factory:
+        yield f"spec.model.factory: {job.spec.model.factory!r}"
+    if job.spec.metrics.custom:
+        yield f"spec.metrics.custom.function: {job.spec.metrics.custom.function!r}"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a runtime keeps from jobs: a claim, or a folder of a bucket."""
+
+    runtime: OptimizationRuntime
+    uri: str
+    use: str
+
+
+def _address_refused(job: OptimizationJob, runtimes: Iterable[OptimizationRuntime]) -> Refusal | None:
+    kept = [place for runtime in runtimes for place in _kept(runtime)]
+    problems = (
+        f"{field}: {uri} {problem}"
+        for field, uri in job.spec.addresses().items()
+        if (problem := _address_problem(uri, kept))
+    )
+    message = next(problems, None)
+    return Refusal(Reason.ADDRESS_NOT_ALLOWED, message) if message else None
+
+
+def _address_problem(uri: str, kept: Iterable[Kept]) -> str:
+    if scheme_of(uri) == "file":  # stored before the API server refused it
+        return "would be a file of the image, or of what the runtime mounts: name a claim (pvc://) or another address"
+    owned = next((place for place in kept if leads_into(uri, place.uri)), None)
+    return f"is in {owned.use} of {_called(owned.runtime)}, which no job may name: name another place" if owned else ""
+
+
+def _kept(runtime: OptimizationRuntime) -> Iterator[Kept]:
+    yield Kept(runtime, runtime.spec.store.uri, "the store")
+    for mount in runtime.spec.claims:
+        yield Kept(runtime, f"pvc://{mount.claim}", "a claim")
+
+
+def _called(runtime: OptimizationRuntime) -> str:
+    return f"{runtime.kind} {runtime.metadata.name!r}"
 
 
 def _serves(runtime: ClusterOptimizationRuntime, namespace: str) -> bool:

@@ -183,8 +183,7 @@ class Controller:
         return _soonest(decision.requeue_after, RULE_AGE.total_seconds())
 
     def _runtime(self, job: OptimizationJob) -> OptimizationRuntime | Refusal:
-        item = self._world.get(Kind.RUNTIME, (job.metadata.namespace, job.spec.target.runtime_ref.name))
-        own = self._once(OptimizationRuntime, item) if item else None
+        own = [self._once(OptimizationRuntime, item) for item in self._world.runtimes_in(job.metadata.namespace)]
         shelf = self._world.cluster_runtimes
         shared = None if shelf is None else [self._once(ClusterOptimizationRuntime, i) for i in shelf.objects.values()]
         return admit(job, own, shared)

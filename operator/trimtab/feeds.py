@@ -105,7 +105,8 @@ class Feeds:
 
     def _concern(self, kind: Kind, item: Object) -> None:
         if kind == Kind.RUNTIME:
-            for name in self.world.jobs_using(name_of(item)):
+            # It may be another job's too: what one runtime keeps, no job of the namespace may name.
+            for name in self.world.jobs_in(item["metadata"]["namespace"]):
                 self.queue.add(Key(Kind.JOB, name))
             return
         self.queue.add(Key(kind, name_of(item)))

@@ -162,13 +162,13 @@ class World:
             if not item.get("status", {}).get("completionTime"):
                 yield name
 
-    def jobs_using(self, runtime: Name) -> Iterator[Name]:
-        """The OptimizationJobs that name this runtime; the API server fills in the default's name."""
-        namespace, wanted = runtime
-        for name, item in self.shelves[Kind.JOB].objects.items():
-            ref = item["spec"].get("target", {}).get("runtimeRef", {}).get("name")
-            if name[0] == namespace and ref == wanted:
-                yield name
+    def jobs_in(self, namespace: str) -> list[Name]:
+        """The OptimizationJobs of a namespace."""
+        return [name for name in self.shelves[Kind.JOB].objects if name[0] == namespace]
+
+    def runtimes_in(self, namespace: str) -> list[Object]:
+        """The OptimizationRuntimes of a namespace."""
+        return [item for name, item in self.shelves[Kind.RUNTIME].objects.items() if name[0] == namespace]
 
 
 def _slim(item: Object) -> Object:

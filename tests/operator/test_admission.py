@@ -23,7 +23,7 @@ def shared(name: str = "gpu", *namespaces: str, images: tuple[str, ...] = ()) ->
 
 def answer(runtimes: list[ClusterOptimizationRuntime] | None, own: dict[str, Any] | None = None, **target: Any) -> str:
     """The image of the runtime that a job in namespace `ml` gets, or the reason and text of its refusal."""
-    got = admit(make_job(target=target), None if own is None else make_runtime(**own), runtimes)
+    got = admit(make_job(target=target), [] if own is None else [make_runtime(**own)], runtimes)
     return f"{got.reason}: {got.message}" if isinstance(got, Refusal) else got.spec.image
 
 

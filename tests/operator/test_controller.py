@@ -449,6 +449,28 @@ def test_the_cluster_s_runtimes_serve_and_bound_the_namespaces_they_allow(namesp
     asyncio.run(main())
 
 
+def test_a_job_waits_while_a_runtime_that_it_does_not_name_keeps_its_claim(namespace: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client, operator(namespace) as life:
+            await add_runtime(client, namespace)
+            other = {"metadata": {"name": "other"}, "spec": make_runtime(store={"uri": "pvc://models"}).spec.wire()}
+            header = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "OptimizationRuntime"}
+            path = objects.OPTIMIZATION_RUNTIMES.path(namespace)
+            await client.request("POST", path, body=header | other)
+            async with asyncio.timeout(60):  # it comes by another watch than the job
+                while life.world.get(Kind.RUNTIME, (namespace, "other")) is None:
+                    await asyncio.sleep(0.05)
+            await submit(client, namespace)
+            status = await job_where(client, namespace, Accepted="AddressNotAllowed")
+            kept = "spec.model.uri: pvc://models/m.onnx is in the store of OptimizationRuntime 'other'"
+            assert message(status, "Accepted").startswith(kept)
+            assert await jobs_of(client, namespace) == []
+            await client.request("DELETE", f"{path}/other")
+            await job_where(client, namespace, Complete="Inspecting")
+
+    asyncio.run(main())
+
+
 def test_a_job_that_kubernetes_refuses_fails_with_its_words(namespace: str) -> None:
     async def main() -> None:
         async with await Client.connect() as client, operator(namespace):

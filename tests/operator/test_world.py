@@ -115,12 +115,13 @@ def test_who_is_concerned() -> None:
     kind = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "ModelMonitor"}
     owner = kind | {"controller": True, "name": "digits", "uid": "mon"}
     job = item(1, name="a", ownerReferences=[owner])
-    job["spec"] = {"target": {"runtimeRef": {"name": "default"}}}
     world.shelves[Kind.JOB].put(job)
     theirs = item(2, "u2", "b", ownerReferences=[owner | {"apiVersion": "monitoring.example.com/v1"}])
     world.shelves[Kind.JOB].put(theirs)
     assert [found["metadata"]["name"] for found in world.owned_jobs("ml", "mon")] == ["a"]
     assert list(world.owned_jobs("another tenant's", "mon")) == []
-    assert list(world.jobs_using(("ml", "default"))) == [("ml", "a")]
-    assert list(world.jobs_using(("elsewhere", "default"))) == []
+    assert (world.jobs_in("ml"), world.jobs_in("elsewhere")) == ([("ml", "a"), ("ml", "b")], [])
+    runtime = item(3, "u3", "default")
+    world.shelves[Kind.RUNTIME].put(runtime)
+    assert (world.runtimes_in("ml"), world.runtimes_in("elsewhere")) == ([runtime], [])
     assert str(Key(Kind.JOB, ("ml", "a"))) == "OptimizationJob ml/a"

@@ -63,6 +63,8 @@ class Reason(StrEnum):
     RUNTIME_NOT_FOUND = "RuntimeNotFound"
     RUNTIME_NOT_ALLOWED = "RuntimeNotAllowed"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
+    CODE_NOT_ALLOWED = "CodeNotAllowed"
+    ADDRESS_NOT_ALLOWED = "AddressNotAllowed"
     INVALID_INPUT = "InvalidInput"
     INSPECTING = "Inspecting"
     SEARCHING = "Searching"

@@ -61,6 +61,13 @@ class ClaimMount(Spec):
     read_only: bool = Field(True, description="Pods cannot write to it.")
 
 
+class CustomCode(StrEnum):
+    """Whether a job may have Python of its own run in its pods: a PyTorch model's factory, a metric's function."""
+
+    FORBID = "Forbid"
+    ALLOW = "Allow"
+
+
 class Resources(Spec):
     """What every pod gets, as in corev1.ResourceRequirements."""
 
@@ -161,7 +168,15 @@ class OptimizationRuntimeSpec(Spec):
     store: Store
     env: list[EnvVar] = Field([], max_length=32, description="Environment variables.")
     env_from: list[EnvFrom] = Field([], max_length=8, description="Secrets: what `s3://` and other addresses ask for.")
-    claims: list[ClaimMount] = Field([], max_length=16, description="Claims to mount.")
+    claims: list[ClaimMount] = Field(
+        [], max_length=16, description="Claims to mount. No job of the namespace may name them, nor the store's."
+    )
+    custom_code: CustomCode = Field(
+        CustomCode.FORBID,
+        description="Forbid: no job has a factory or a function of its choice run, not even one that the image has. "
+        "Allow: whoever writes jobs for this runtime can do all that its pods can, with the Secrets of envFrom, the "
+        "claims and everything in the store.",
+    )
     resources: Resources = Resources()
     resource_claims: list[ResourceClaim] = Field([], max_length=8, description="Devices that a driver hands out.")
     node_selector: Labels = Field({}, max_length=16, description="The labels of the nodes that pods may run on.")
@@ -207,7 +222,9 @@ IMAGES = Pattern(
 
 
 class ClusterOptimizationRuntimeSpec(OptimizationRuntimeSpec):
-    """What every pod of a job has in common. The claims and Secrets it names are those of the job's namespace."""
+    """What every pod of a job has in common. The claims and Secrets it names are those of the job's namespace; a store
+    in a bucket is one for all namespaces, open to whoever has the credentials in any of them.
+    """
 
     allowed_namespaces: list[Annotated[str, Field(max_length=63), NAMESPACES]] = Field(
         min_length=1,
