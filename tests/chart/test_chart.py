@@ -12,6 +12,8 @@ import yaml
 
 import apiserver
 from chart.support import CHART, NAMESPACE, ROOT, Object, helm, render, the
+from contracts.bad_manifests import JOB, RUNTIME, changed
+from trimtab.api.names import MANAGED_LABEL
 from trimtab.settings import Settings
 
 pytestmark = pytest.mark.e2e
@@ -20,6 +22,11 @@ pytestmark = pytest.mark.e2e
 def pod_of(objects: list[Object]) -> Object:
     pod: Object = the("Deployment", objects)["spec"]["template"]
     return pod
+
+
+def jobs_policies(*settings: str) -> list[Object]:
+    objects = render("networkPolicy.jobs.enabled=true", *settings)
+    return [item for item in objects if item["kind"] == "NetworkPolicy"]
 
 
 def rules_of(objects: list[Object]) -> list[Object]:
@@ -229,6 +236,67 @@ class TestRendered:
             {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]},
             api_server,
         ]
+
+    @pytest.mark.parametrize(
+        ("given", "namespaces"),
+        [
+            (["settings.watchNamespaces={ml,vision}"], ["ml", "vision"]),
+            (["settings.watchNamespaces={ml,vision}", "networkPolicy.jobs.namespaces={ml}"], ["ml"]),
+        ],
+        ids=["role mode", "named"],
+    )
+    def test_the_pods_of_jobs_have_a_policy_in_each_namespace(self, given: list[str], namespaces: list[str]) -> None:
+        policies = jobs_policies(*given)
+        assert [policy["metadata"]["namespace"] for policy in policies] == namespaces
+        assert all(policy["spec"] == policies[0]["spec"] for policy in policies)
+
+    def test_a_policy_for_jobs_of_all_namespaces_must_name_them(self) -> None:
+        done = helm("template", "trimtab", str(CHART), "--set", "networkPolicy.jobs.enabled=true")
+        assert done.returncode == 1
+        assert "name those that have OptimizationJobs in networkPolicy.jobs.namespaces" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("given", "egress"),
+        [
+            (
+                [],
+                {
+                    "to": [
+                        {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16", "100.100.100.200/32"]}},
+                        {"ipBlock": {"cidr": "::/0", "except": ["fe80::/10", "fd00:ec2::254/128"]}},
+                    ]
+                },
+            ),
+            (
+                ["networkPolicy.jobs.blocked={169.254.0.0/16}", "networkPolicy.apiServer.cidrs={10.0.0.1/32}"],
+                {
+                    "to": [
+                        {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16", "10.0.0.1/32"]}},
+                        {"ipBlock": {"cidr": "::/0"}},
+                    ]
+                },
+            ),
+            (
+                [
+                    "networkPolicy.jobs.egress[0].ports[0].port=443",
+                    "networkPolicy.jobs.egress[0].to[0].ipBlock.cidr=203.0.113.0/24",
+                ],
+                {"ports": [{"port": 443}], "to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}]},
+            ),
+        ],
+        ids=["defaults", "the API server", "named"],
+    )
+    def test_what_the_pods_of_jobs_may_reach(self, given: list[str], egress: Object) -> None:
+        [policy] = jobs_policies("networkPolicy.jobs.namespaces={default}", *given)
+        dns = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+        assert policy["spec"] == {
+            "podSelector": {"matchLabels": {MANAGED_LABEL: "true"}},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [],
+            "egress": [dns, egress],
+        }
+        done = apiserver.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(policy))
+        assert done.returncode == 0, done.stderr
 
     def test_names_follow_the_release(self) -> None:
         done = helm("template", "prod", str(CHART), "--show-only", "templates/service.yaml")

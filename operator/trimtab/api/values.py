@@ -103,6 +103,27 @@ class ApiServer(Spec):
     )
 
 
+METADATA = ["169.254.0.0/16", "100.100.100.200/32", "fe80::/10", "fd00:ec2::254/128"]
+"""Where clouds hand out a node's credentials: all link-local, Alibaba's, and AWS's over IPv6."""
+
+
+class JobsNetworkPolicy(Spec):
+    """What the pods of OptimizationJobs may reach. Nobody reaches them: they serve nothing."""
+
+    enabled: bool = Field(False, description="Needs a network that enforces NetworkPolicies.")
+    namespaces: list[Annotated[str, Field(max_length=63)]] = Field(
+        [],
+        description="The namespaces that get the policy; they must be there. Left empty: settings.watchNamespaces.",
+    )
+    egress: list[dict[str, Any]] = Field(
+        [],
+        description="Where their models, data, buckets and registries are, as in "
+        "networking.v1.NetworkPolicyEgressRule. DNS is allowed besides. Left empty: everywhere but what is blocked "
+        "and apiServer.cidrs.",
+    )
+    blocked: list[Cidr] = Field(METADATA, description="Where they never go while egress is left empty.")
+
+
 class NetworkPolicy(Spec):
     """What the operator's pod may reach, and who may reach it."""
 
@@ -114,6 +135,10 @@ class NetworkPolicy(Spec):
     )
     api_server: ApiServer = Field(
         ApiServer(), description="Besides DNS, all that the operator calls, by its endpoints and not its Service."
+    )
+    jobs: JobsNetworkPolicy = Field(
+        JobsNetworkPolicy(),
+        description="A policy of its own for the pods of OptimizationJobs, enabled or not by itself.",
     )
 
 
