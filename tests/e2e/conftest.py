@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from e2e.support import EXAMPLES, REPOSITORY, Namespace, ensure_cluster, helm, kubectl, make_namespace, namespace
+from e2e.support import (
+    EXAMPLES,
+    GIVEN,
+    IMAGES,
+    REPOSITORY,
+    Namespace,
+    ensure_cluster,
+    helm,
+    kubectl,
+    make_namespace,
+    namespace,
+)
 
 WATCHED = ("e2e-slice-a", "e2e-slice-b", "e2e-slice-c", "e2e-bad-input")
 """What the installed operator serves; the fault tests run operators of their own elsewhere."""
@@ -29,11 +40,31 @@ def operator(cluster: None) -> Iterator[None]:
     values = REPOSITORY / "tests" / "e2e" / "values.yaml"
     helm(
         *("upgrade", "--install", "trimtab", REPOSITORY / "charts" / "trimtab"),
-        *("--namespace", "trimtab", "--values", values, "--wait", "--timeout", "120s"),
+        *("--namespace", "trimtab", "--values", values, *_given(), "--wait", "--timeout", "120s"),
     )
     yield
     helm("uninstall", "trimtab", "--namespace", "trimtab", "--wait")
     kubectl("delete", "namespace", *WATCHED, "trimtab", "--timeout=120s")
+
+
+def _given() -> list[str]:
+    """A given cluster pulls the operator's image, and keeps nothing of ours."""
+    repository, _, tag = IMAGES.format(target="operator").rpartition(":")
+    values = {
+        "image.repository": repository,
+        "image.tag": tag,
+        "image.pullPolicy": "IfNotPresent",
+        "crds.keep": "false",
+    }
+    return [word for name, value in values.items() for word in ("--set", f"{name}={value}")] if GIVEN else []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a cluster that is not the lab, Slice A is all that can be asked."""
+    here = Path(__file__).parent
+    for item in items if GIVEN else ():
+        if item.path.parent == here and item.path.name != "test_slice_a.py":
+            item.add_marker(pytest.mark.skip("needs the lab: its volumes are folders of this machine"))
 
 
 def prepared(example: str, folder: Path, *options: str) -> Path:

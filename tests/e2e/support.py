@@ -1,8 +1,14 @@
-"""A cluster for tests: kubectl, helm, namespaces under the restricted standard, and claims that are folders here."""
+"""A cluster for tests: kubectl, helm, namespaces under the restricted standard, and claims that are folders here.
+
+The cluster is the lab, unless TRIMTAB_E2E_CLUSTER=1 says that it is the one of KUBECONFIG. That one makes volumes by
+itself, and what is in its claims is copied there and back. It pulls the images that TRIMTAB_E2E_IMAGES names.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +23,22 @@ from lab import cluster, paths, tools
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
+GIVEN = os.environ.get("TRIMTAB_E2E_CLUSTER") == "1"
+"""Whether the cluster is somebody's, and not the lab."""
+IMAGES = os.environ.get("TRIMTAB_E2E_IMAGES", "localhost/trimtab-{target}:dev")
+"""How images are called; `{target}` stands for operator and jobs."""
+ACCESS = os.environ.get("TRIMTAB_E2E_ACCESS_MODE", "ReadWriteMany")
+"""How the cluster's default StorageClass lets claims be mounted; ReadWriteOnce does on one node."""
+
+
+def kubeconfig() -> Path:
+    """Of whoever may install the chart."""
+    return Path(os.environ["KUBECONFIG"]) if GIVEN else paths.kubeconfig()
+
+
+def program(name: str) -> str:
+    """The lab's own where it is built."""
+    return str(tools.path(name)) if tools.path(name).exists() else shutil.which(name) or name
 
 
 def kubectl(*words: str | Path, stdin: str | None = None) -> str:
@@ -27,12 +49,12 @@ def kubectl(*words: str | Path, stdin: str | None = None) -> str:
 
 
 def try_kubectl(*words: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [tools.path("kubectl"), "--kubeconfig", paths.kubeconfig(), *words]
+    command = [program("kubectl"), "--kubeconfig", kubeconfig(), *words]
     return subprocess.run(command, input=stdin, text=True, capture_output=True, check=False)
 
 
 def helm(*words: str | Path) -> str:
-    command = [tools.path("helm"), "--kubeconfig", paths.kubeconfig(), *words]
+    command = [program("helm"), "--kubeconfig", kubeconfig(), *words]
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     assert done.returncode == 0, f"helm {' '.join(map(str, words))}: {done.stderr}"
     return done.stdout
@@ -67,12 +89,42 @@ class Namespace:
     folder: Path
 
     def claim(self, name: str) -> Path:
-        """The folder behind a claim, writable for the pods' user, bound to the next claim of that name."""
+        """The folder behind a claim, writable for the pods' user, bound to the next claim of that name.
+
+        On a given cluster it is a copy: `load` takes it there, `fetch` brings it back.
+        """
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         folder.chmod(0o777)
-        self._volume(name, folder, "ReadWriteMany")
+        if not GIVEN:
+            self._volume(name, folder, "ReadWriteMany")
         return folder
+
+    def load(self, name: str) -> None:
+        """Have what is in a claim's folder in the claim, which is there by now."""
+        if GIVEN:
+            with self._loader(name):
+                kubectl("-n", self.name, "cp", f"{self.folder / name}/.", f"loader:/claims/{name}")
+
+    def fetch(self, *names: str) -> None:
+        """Have what is in claims in their folders."""
+        for name in names if GIVEN else ():
+            with self._loader(name):
+                kubectl("-n", self.name, "cp", f"loader:/claims/{name}/.", str(self.folder / name))
+
+    @contextmanager
+    def _loader(self, claim: str) -> Iterator[None]:
+        """The pod of examples/loader.yaml, with this claim."""
+        pod = yaml.safe_load((EXAMPLES / "loader.yaml").read_text())
+        (container,) = pod["spec"]["containers"]
+        container["volumeMounts"] = [{"name": "claim", "mountPath": f"/claims/{claim}"}]
+        pod["spec"]["volumes"] = [{"name": "claim", "persistentVolumeClaim": {"claimName": claim}}]
+        self.apply(pod)
+        kubectl("-n", self.name, "wait", "--for=condition=Ready", "--timeout=300s", "pod/loader")
+        try:
+            yield
+        finally:
+            kubectl("-n", self.name, "delete", "pod", "loader", "--timeout=120s")
 
     def read_only_claim(self, name: str, folder: Path) -> None:
         """A claim on an existing folder of this machine, and the claim itself."""
@@ -97,7 +149,7 @@ class Namespace:
 
     def apply(self, *documents: dict[str, Any] | Path) -> None:
         texts = [d.read_text() if isinstance(d, Path) else yaml.safe_dump(d) for d in documents]
-        kubectl("-n", self.name, "apply", "-f", "-", stdin="\n---\n".join(texts))
+        kubectl("-n", self.name, "apply", "-f", "-", stdin=_fitted("\n---\n".join(texts)))
 
     def job(self, name: str) -> Any:
         return get(self.name, "optimizationjobs.trimtab.dev", name)
@@ -130,6 +182,13 @@ class Namespace:
         return "\n".join(s.stdout + s.stderr for s in shown)
 
 
+def _fitted(text: str) -> str:
+    """With the images and the access mode of the cluster in place of the examples'."""
+    for target in ("operator", "jobs", "server"):
+        text = text.replace(f"localhost/trimtab-{target}:dev", IMAGES.format(target=target))
+    return text.replace("ReadWriteMany", ACCESS) if GIVEN else text
+
+
 def make_namespace(name: str) -> None:
     """A namespace that admits only restricted pods."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -151,7 +210,8 @@ def namespace(name: str, folder: Path, keep: bool = False) -> Iterator[Namespace
         kubectl("-n", name, "delete", ours, "--all", "--timeout=120s")
         if not keep:
             kubectl("delete", "namespace", name, "--timeout=120s")
-        _delete_volumes(name)
+        if not GIVEN:
+            _delete_volumes(name)
 
 
 def _delete_volumes(of: str) -> None:
@@ -161,6 +221,10 @@ def _delete_volumes(of: str) -> None:
 
 
 def ensure_cluster() -> None:
+    if GIVEN:
+        there = kubectl("get", "crd", "optimizationjobs.trimtab.dev", "--ignore-not-found")
+        assert not there, "the cluster of KUBECONFIG has Trimtab already, which the suite would replace and remove"
+        return
     cluster.up()
     assert cluster.has_node(), "needs root: the lab's node is a kubelet with containerd"
 

@@ -14,8 +14,7 @@ import yaml
 
 from e2e.conftest import fill
 from e2e.replay import decisions, proposals, recorded, replay, run_locally
-from e2e.support import EXAMPLES, Namespace, get, kubectl
-from lab import paths, tools
+from e2e.support import EXAMPLES, Namespace, get, kubeconfig, kubectl, program
 from trimtab.api.job import OptimizationJob
 from trimtab.api.report import JobReport
 from trimtab.api.status import OptimizationJobStatus
@@ -31,8 +30,12 @@ def done(home: Namespace, operator: None, magika: Path) -> Any:
     fill(home.claim("magika"), magika)
     home.claim("magika-published")
     home.claim("trimtab-store")
-    home.apply(EXAMPLES / "magika" / "cluster.yaml", JOB)
-    return home.wait_complete("magika", 600)
+    home.apply(EXAMPLES / "magika" / "cluster.yaml")
+    home.load("magika")
+    home.apply(JOB)
+    ended = home.wait_complete("magika", 600)
+    home.fetch("magika-published", "trimtab-store")
+    return ended
 
 
 def status(done: Any) -> OptimizationJobStatus:
@@ -55,9 +58,9 @@ def test_it_completes_with_a_published_winner(done: Any, home: Namespace) -> Non
 
 
 def test_its_pods_logs_are_told_by_trial(done: Any, home: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{tools.path('kubectl').parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{Path(program('kubectl')).parent}:{os.environ['PATH']}")
     command = [sys.executable, "-c", "import sys; from trimtab.plugin import main; sys.exit(main())", "logs", "magika"]
-    flags = ["--namespace", home.name, "--kubeconfig", paths.kubeconfig()]
+    flags = ["--namespace", home.name, "--kubeconfig", kubeconfig()]
     told = subprocess.run([*command, *flags], capture_output=True, text=True, check=True).stdout
     headings = [line for line in told.splitlines() if line.startswith("==> ")]
     assert headings[0] == "==> Inspect: Succeeded"
