@@ -449,7 +449,7 @@ def test_the_cluster_s_runtimes_serve_and_bound_the_namespaces_they_allow(namesp
     asyncio.run(main())
 
 
-def test_a_job_waits_while_a_runtime_that_it_does_not_name_keeps_its_claim(namespace: str) -> None:
+def test_a_job_waits_while_a_runtime_keeps_what_it_would_reach(namespace: str) -> None:
     async def main() -> None:
         async with await Client.connect() as client, operator(namespace) as life:
             await add_runtime(client, namespace)
@@ -467,6 +467,12 @@ def test_a_job_waits_while_a_runtime_that_it_does_not_name_keeps_its_claim(names
             assert await jobs_of(client, namespace) == []
             await client.request("DELETE", f"{path}/other")
             await job_where(client, namespace, Complete="Inspecting")
+
+            await submit(client, namespace, name="code", metrics={"custom": {"function": "mine:leak"}})
+            await job_where(client, namespace, name="code", Accepted="CodeNotAllowed")
+            allow = {"spec": {"customCode": "Allow"}}
+            await client.request("PATCH", f"{path}/default", body=allow, headers=MERGE_PATCH)
+            await job_where(client, namespace, name="code", Complete="Inspecting")
 
     asyncio.run(main())
 

@@ -12,9 +12,11 @@ import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from builders import NOW, World, job_dict, make_job, make_runtime
 from contracts.bad_manifests import JOB, MONITOR, RUNTIME, Manifest, changed
@@ -33,6 +35,7 @@ from trimtab.manifests import job_manifest
 from trimtab.monitoring import reconcile_monitor, record
 from trimtab.world import Kind, Works
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SPLITS = job_dict()["spec"]["data"]
 SECRETS = {"envFrom": [{"secretRef": {"name": "bucket-of-the-team"}}]}
 VENV = {"claims": [{"claim": "venv", "mountPath": "/opt/venv"}]}
@@ -224,6 +227,17 @@ ADMITTED = (
 @pytest.mark.parametrize("attempt", ADMITTED, ids=str)
 def test_what_a_tenant_may_do(attempt: Attempt) -> None:
     assert attempt.answer(make_job(**attempt.spec)) == "admitted"
+
+
+def test_the_examples_are_admitted() -> None:
+    """All in one namespace, as their pages have them applied."""
+    found = [item for path in EXAMPLES.glob("*/*.yaml") for item in yaml.safe_load_all(path.read_text())]
+    runtimes = [OptimizationRuntime.model_validate(item) for item in found if item["kind"] == "OptimizationRuntime"]
+    monitors = [ModelMonitor.model_validate(item) for item in found if item["kind"] == "ModelMonitor"]
+    jobs = [OptimizationJob.model_validate(item) for item in found if item["kind"] == "OptimizationJob"]
+    jobs += [OptimizationJob(metadata=m.metadata, spec=m.spec.job_template.spec) for m in monitors]
+    assert (len(runtimes) > 1, len(jobs) > 5) == (True, True)
+    assert [got for job in jobs if isinstance(got := admit(job, runtimes, ()), Refusal)] == []
 
 
 def test_it_is_asked_at_every_turn() -> None:
