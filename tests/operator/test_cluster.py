@@ -19,7 +19,7 @@ from trimtab.api.work import ErrorKind, Report, Stage
 from trimtab.cluster import client as client_module
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
-from trimtab.cluster.pods import INTERVAL, PATIENCE, Pods, record_of
+from trimtab.cluster.pods import INTERVAL, PATIENCE, TERMINATION, JobRecord, Pods, record_of
 from trimtab.cluster.watch import Gone, Listed, Seen, _follow, watch
 from trimtab.decisions import Event, ObservedWork, WorkState
 from trimtab.errors import Conflict, Expired, NotFound, Permanent, Refused
@@ -424,16 +424,17 @@ async def looked_at_by_the_scheduler(kubelet: Kubelet, job: Object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "message"),
+    ("state", "message", "skew"),
     [
-        (None, "Unschedulable: no nodes available to schedule pods"),
-        (PULLING, ""),
-        (NO_IMAGE, 'ImagePullBackOff: Back-off pulling image "jobs:dev"'),
-        (NO_CONFIG, 'CreateContainerConfigError: configmap "x" not found'),
+        (None, "Unschedulable: no nodes available to schedule pods", timedelta(0)),
+        (PULLING, "", timedelta(0)),
+        (NO_IMAGE, 'ImagePullBackOff: Back-off pulling image "jobs:dev"', timedelta(0)),
+        (NO_IMAGE, 'ImagePullBackOff: Back-off pulling image "jobs:dev"', timedelta(hours=-1)),
+        (NO_CONFIG, 'CreateContainerConfigError: configmap "x" not found', timedelta(0)),
     ],
-    ids=["unschedulable", "pulling", "no image", "no config"],
+    ids=["unschedulable", "pulling", "no image", "our clock is behind", "no config"],
 )
-def test_why_a_pod_does_not_start(namespace: str, state: Object | None, message: str) -> None:
+def test_why_a_pod_does_not_start(namespace: str, state: Object | None, message: str, skew: timedelta) -> None:
     async def scenario(client: Client) -> None:
         job = await objects.create(client, objects.JOBS, inspect_manifest(await submit(client, namespace)))
         kubelet, pods = Kubelet(client), Pods(client)
@@ -445,11 +446,11 @@ def test_why_a_pod_does_not_start(namespace: str, state: Object | None, message:
             )
         record = record_of(await objects.get(client, objects.JOBS, namespace, job["metadata"]["name"]))
         assert record.starting_since is not None
-        assert (await pods.observe([record], record.starting_since))[0].message == ""
-        due = pods.next_look([record], record.starting_since)
-        assert due == PATIENCE.total_seconds()
+        first = record.starting_since + skew
+        assert (await pods.observe([record], first))[0].message == ""
+        assert pods.next_look([record], first) == PATIENCE.total_seconds()
 
-        later = record.starting_since + PATIENCE
+        later = first + PATIENCE
         seen: ObservedWork = (await pods.observe([record], later))[0]
         assert (seen.state, seen.message) == (WorkState.ACTIVE, message)
         assert pods.next_look([record], later + timedelta(seconds=5)) == INTERVAL.total_seconds() - 5
@@ -469,6 +470,62 @@ def test_a_pod_that_waited_until_the_deadline_is_told_so(namespace: str) -> None
         seen = (await pods.observe([last], datetime.now(UTC)))[0]
         assert seen.message.startswith("DeadlineExceeded: it took longer than the runtime's activeDeadline, 5s")
         assert seen.message.endswith("; its pod was waiting: Unschedulable: no nodes available to schedule pods")
+
+    run(scenario)
+
+
+async def add_node(client: Client, name: str) -> None:
+    """A machine that never answers: there is no kubelet."""
+    await client.request("POST", "/api/v1/nodes", body={"metadata": {"name": name}})
+
+
+async def bind(client: Client, pod: Object, node: str) -> None:
+    metadata = pod["metadata"]
+    path = objects.PODS.path(metadata["namespace"], metadata["name"], "binding")
+    target = {"apiVersion": "v1", "kind": "Node", "name": node}
+    await client.request("POST", path, body={"metadata": {"name": metadata["name"]}, "target": target})
+
+
+async def changed(client: Client, job: Object, wanted: Callable[[JobRecord], bool]) -> JobRecord:
+    """The Job's record as soon as it is so."""
+    metadata = job["metadata"]
+    async with asyncio.timeout(60):
+        while True:
+            record = record_of(await objects.get(client, objects.JOBS, metadata["namespace"], metadata["name"]))
+            if wanted(record):
+                return record
+            await asyncio.sleep(0.1)
+
+
+def test_a_pod_on_a_lost_node_is_told_of_and_given_up(namespace: str) -> None:
+    """Its Job fails at the deadline, and waits for ever for the pod to end. We do not."""
+
+    async def scenario(client: Client) -> None:
+        await add_node(client, namespace)
+        manifest = inspect_manifest(await submit(client, namespace), schedulerName="nobody", activeDeadline="6s")
+        job = await objects.create(client, objects.JOBS, manifest)
+        kubelet, pods, now = Kubelet(client), Pods(client), datetime.now(UTC)
+        await bind(client, await kubelet.pod_of(job), namespace)
+        ready = {"type": "Ready", "status": "True"}
+        running = {"containerStatuses": [container_status({"running": {}})]}
+        await kubelet.report(job, "Pending", running | {"conditions": [ready]})
+        await changed(client, job, lambda record: record.starting_since is None)
+        # What the node's controller does when a node has been silent for 50 s.
+        await kubelet.report(job, "Pending", running | {"conditions": [ready | {"status": "False"}]})
+        waiting = await changed(client, job, lambda record: record.starting_since is not None)
+        await pods.observe([waiting], now)
+        (seen,) = await pods.observe([waiting], now := now + PATIENCE)
+        assert seen.message == f"node {namespace} does not answer; if it is gone for good, delete its Node object"
+
+        late = await changed(client, job, lambda record: record.reason != "")
+        assert late.state == WorkState.ACTIVE
+        (seen,) = await pods.observe([late], now := now + INTERVAL)
+        assert seen.state == WorkState.ACTIVE
+        assert seen.message.startswith(f"node {namespace} has not confirmed that the pod was deleted; if it is gone")
+        (seen,) = await pods.observe([late], now + TERMINATION)
+        assert seen.state == WorkState.FAILED
+        assert seen.message.startswith("DeadlineExceeded: it took longer than the runtime's activeDeadline, 6s")
+        assert f"its pod was waiting: node {namespace} has not confirmed" in seen.message
 
     run(scenario)
 

@@ -28,10 +28,13 @@ from trimtab.manifests import CONTAINER, gpus, owner_of, task_text
 
 PATIENCE, INTERVAL = timedelta(seconds=20), timedelta(seconds=60)
 """A pod that is not ready after PATIENCE is looked at, and then again every INTERVAL."""
+TERMINATION = timedelta(seconds=120)
+"""A Job that has failed waits for its pods to end, for which they have 30 s. A lost node never tells of that."""
 MOMENT = timedelta(seconds=2)
 """A Job that is held back for longer is told of: a queue with quota to give takes less, and costs no status write."""
 
 OWNER = "OptimizationJob"
+LOST = "if it is gone for good, delete its Node object"
 TOO_LATE = "DeadlineExceeded"
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
@@ -51,7 +54,8 @@ class JobRecord:
     task: str
     state: WorkState
     reason: str = ""
-    """Why it failed, beginning with the Job controller's word for it: `DeadlineExceeded: ...`."""
+    """Why it failed, or will have when its pods have ended, beginning with the Job controller's word for it:
+    `DeadlineExceeded: ...`."""
     starting_since: datetime | None = None
     """Since when it waits for its pod to be ready."""
     held_since: datetime | None = None
@@ -98,6 +102,11 @@ class Pods:
         self._client = client
         self._ended: dict[str, ObservedWork] = {}
         self._waiting: dict[str, tuple[datetime, str]] = {}
+        """By UID, the last look at a Job that waits, and why it does."""
+        self._since: dict[str, tuple[datetime, datetime]] = {}
+        """By UID, since when a Job waits or is held by the API server's clock, and since when by ours."""
+        self._failing: dict[str, datetime] = {}
+        """By UID, since when a failed Job waits for its pods to end."""
         self._turns: dict[str, asyncio.Lock] = {}
         self._batches: dict[str, tuple[list[str], asyncio.Task[dict[str, list[Object]]]]] = {}
         """By namespace, the Jobs that the next call asks for, and its answer."""
@@ -114,44 +123,56 @@ class Pods:
     def next_look(self, jobs: Iterable[JobRecord], now: datetime) -> float | None:
         """Seconds after which `observe` may tell something new though no Job has changed."""
         open_jobs = [job for job in jobs if job.uid not in self._ended]
-        dues = [self._due(job) for job in open_jobs]
-        told = [job.held_since + MOMENT for job in open_jobs if job.held_since and job.held_since + MOMENT > now]
-        waits = [(due - now).total_seconds() for due in (*dues, *told) if due is not None]
+        dues = [self._due(job, now) for job in open_jobs]
+        told = [self._begun(job, job.held_since, now) + MOMENT for job in open_jobs if job.held_since]
+        waits = [(due - now).total_seconds() for due in (*dues, *(due for due in told if due > now)) if due is not None]
         return max(0.0, min(waits)) if waits else None
 
     def forget(self, uid: str) -> None:
-        self._ended.pop(uid, None)
-        self._waiting.pop(uid, None)
+        for known in (self._ended, self._waiting, self._since, self._failing):
+            known.pop(uid, None)
 
     def _worth_a_look(self, job: JobRecord, now: datetime) -> bool:
         if job.uid in self._ended:
             return False
-        due = self._due(job)
+        due = self._due(job, now)
         return job.state != WorkState.ACTIVE or (due is not None and due <= now)
 
-    def _due(self, job: JobRecord) -> datetime | None:
+    def _due(self, job: JobRecord, now: datetime) -> datetime | None:
         if job.starting_since is None:
             return None
         if job.uid in self._waiting:
             return self._waiting[job.uid][0] + INTERVAL
-        return job.starting_since + PATIENCE
+        return self._begun(job, job.starting_since, now) + PATIENCE
+
+    def _begun(self, job: JobRecord, since: datetime, now: datetime) -> datetime:
+        """When that began, by the clock that says so first: with ours behind, the other's moment would be to come."""
+        if self._since.get(job.uid, (None, now))[0] != since:
+            self._since[job.uid] = since, now
+        return min(self._since[job.uid])
+
+    def _is_lost(self, job: JobRecord, now: datetime) -> bool:
+        """Whether it has failed, and its pods should have ended long ago: nothing more is to be expected of it."""
+        return bool(job.reason) and self._failing.setdefault(job.uid, now) + TERMINATION <= now
 
     def _learn(self, job: JobRecord, pods: Sequence[Object], now: datetime) -> None:
-        if job.state == WorkState.ACTIVE:
-            self._waiting[job.uid] = (now, waiting_reason(pods, job.name))
+        if job.state == WorkState.ACTIVE and not self._is_lost(job, now):
+            self._waiting[job.uid] = (now, waiting_reason(pods, job.name, now))
             return
         report, message = _left_by(job, pods)
-        _, waited = self._waiting.pop(job.uid, (now, ""))
+        _, waited = self._waiting.get(job.uid, (now, ""))
+        self.forget(job.uid)
         if waited and message.startswith(TOO_LATE):
             message = f"{message}; its pod was waiting: {waited}"
         # A pod that was waiting when it was deleted had no node, and so no GPUs.
         spent = 0.0 if waited and not pods else job.gpus * _held(job, pods)
-        self._ended[job.uid] = ObservedWork(_work(job), job.state, report, message, gpu_seconds=spent)
+        state = WorkState.FAILED if job.state == WorkState.ACTIVE else job.state
+        self._ended[job.uid] = ObservedWork(_work(job), state, report, message, gpu_seconds=spent)
 
     def _active(self, job: JobRecord, now: datetime) -> ObservedWork:
         if job.starting_since is None:
             self._waiting.pop(job.uid, None)
-        if job.held_since is not None and job.held_since + MOMENT <= now:
+        if job.held_since is not None and self._begun(job, job.held_since, now) + MOMENT <= now:
             message = "" if job.queue else f"it is suspended: kubectl describe job {job.name} says by whom"
             return ObservedWork(_work(job), WorkState.ACTIVE, None, message, job.queue)
         _, message = self._waiting.get(job.uid, (None, ""))
@@ -179,14 +200,17 @@ class Pods:
             return found
 
 
-def waiting_reason(pods: Sequence[Object], job: str) -> str:
+def waiting_reason(pods: Sequence[Object], job: str, now: datetime) -> str:
     """Why no pod of an active Job is ready, or nothing if one is about to be."""
     if not pods:
         return f"no pod was created: kubectl describe job {job} says why"
-    status = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))["status"]
+    pod = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    status = pod["status"]
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return f"{condition.get('reason')}: {condition.get('message')}"
+    if pod["spec"].get("nodeName") and (lost := _lost(pod, now)):
+        return f"node {pod['spec']['nodeName']} {lost}; {LOST}"
     waiting = _container(status).get("state", {}).get("waiting", {})
     # ContainerCreating is what a healthy pod says while its image is pulled.
     if waiting.get("reason") in (None, "ContainerCreating", "PodInitializing"):
@@ -194,21 +218,34 @@ def waiting_reason(pods: Sequence[Object], job: str) -> str:
     return f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
 
 
+def _lost(pod: Object, now: datetime) -> str:
+    """What its node does not do, if that lasts."""
+    gone = pod["metadata"].get("deletionTimestamp")  # when it is to be gone, at the latest
+    if gone and datetime.fromisoformat(gone) + PATIENCE <= now:
+        return "has not confirmed that the pod was deleted"
+    # It has no readiness probe: as long as its node answers, what runs is ready.
+    unready = any(c["type"] == "Ready" and c["status"] != "True" for c in pod["status"].get("conditions", []))
+    return "does not answer" if not gone and unready and "running" in _container(pod["status"]).get("state", {}) else ""
+
+
 def _ending(job: Mapping[str, Any]) -> tuple[WorkState, str]:
-    for condition in job.get("status", {}).get("conditions", []):
-        if condition["status"] == "True" and condition["type"] == "Complete":
-            return WorkState.SUCCEEDED, ""
-        if condition["status"] == "True" and condition["type"] == "Failed":
-            reason, message = condition.get("reason"), condition.get("message")
-            if reason == TOO_LATE:
-                message = f"it took longer than the runtime's activeDeadline, {job['spec']['activeDeadlineSeconds']}s"
-            return WorkState.FAILED, f"{reason}: {message}"
-    return WorkState.ACTIVE, ""
+    conditions = job.get("status", {}).get("conditions", [])
+    true = {condition["type"]: condition for condition in conditions if condition["status"] == "True"}
+    if "Complete" in true:
+        return WorkState.SUCCEEDED, ""
+    failed = true.get("Failed") or true.get("FailureTarget")
+    if failed is None:
+        return WorkState.ACTIVE, ""
+    reason, message = failed.get("reason"), failed.get("message")
+    if reason == TOO_LATE:
+        message = f"it took longer than the runtime's activeDeadline, {job['spec']['activeDeadlineSeconds']}s"
+    return WorkState.FAILED if "Failed" in true else WorkState.ACTIVE, f"{reason}: {message}"
 
 
 def _ran(job: Mapping[str, Any]) -> float:
     status = job.get("status", {})
-    ends = [c.get("lastTransitionTime") for c in status.get("conditions", []) if c["type"] == "Failed"]
+    failed = [c for c in status.get("conditions", []) if c["type"] in ("Failed", "FailureTarget")]
+    ends = [c.get("lastTransitionTime") for c in failed]
     ended = status.get("completionTime") or next(iter(ends), None)
     if not ended or not status.get("startTime"):
         return 0.0
@@ -226,7 +263,7 @@ def _time_on_node(pod: Object) -> float:
     ended = _finished_at(pod)
     if not placed or not ended:
         return 0.0
-    since = datetime.fromisoformat(placed[0]["lastTransitionTime"])
+    since = datetime.fromisoformat(placed[0].get("lastTransitionTime") or ended)
     return max(0.0, (datetime.fromisoformat(ended) - since).total_seconds())
 
 
@@ -256,9 +293,10 @@ def _suspended(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _left_by(job: JobRecord, pods: Sequence[Object]) -> tuple[Report | None, str]:
     """The report of the pod that decided the Job's end, and what to say where there is none."""
+    if not pods and job.reason.startswith(TOO_LATE):
+        return None, job.reason  # such a Job deletes its pods
     if not pods:
-        # A Job past its deadline deletes its pods.
-        return None, job.reason or "the pod was deleted before its report was read"
+        return None, "the pod was deleted before its report was read" + (f" ({job.reason})" if job.reason else "")
     pod = max(pods, key=lambda pod: (pod["status"].get("phase") == "Succeeded", _finished_at(pod)))
     ended = _container(pod["status"]).get("state", {}).get("terminated", {})
     text = ended.get("message", "")
