@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,8 +27,8 @@ from trimtab.api.work import (
     Report,
     Task,
 )
-from trimtab_jobs.errors import Crashed
-from trimtab_jobs.run import run
+from trimtab_jobs.errors import Crashed, OutOfSpace
+from trimtab_jobs.run import failed, run
 
 TERMINATION_LOG = Path("/dev/termination-log")
 CRASH_EXIT = 1
@@ -40,9 +41,7 @@ def main() -> int:
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return INVALID_INPUT_EXIT
-    report = run(task)
-    _leave(report)
-    return _told(report)
+    return _told(_left(run(task)))
 
 
 def _set_up() -> None:
@@ -80,11 +79,22 @@ def _task(text: str) -> Task:
     return task
 
 
-def _leave(report: Report) -> None:
-    """Kubernetes mounts the default file; elsewhere it is not ours to make."""
+def _left(report: Report) -> Report:
+    """The report as left in the termination message, or in its place why it cannot be: that is told in the log then.
+
+    Kubernetes mounts the default file; elsewhere it is not ours to make.
+    """
     path = Path(os.environ.get(MESSAGE_VARIABLE, TERMINATION_LOG))
-    if path != TERMINATION_LOG or path.exists():
+    if path == TERMINATION_LOG and not path.exists():
+        return report
+    try:
         path.write_text(report.compact())
+    except OSError as error:
+        with suppress(OSError):
+            path.write_text("")  # Kubernetes takes the end of the log in place of an empty message, not of half a one
+        told = f"{path}: the report cannot be written ({error.strerror}): free space on the node's disk"
+        return report if report.error else failed(report.stage, OutOfSpace(told))
+    return report
 
 
 def _told(report: Report) -> int:

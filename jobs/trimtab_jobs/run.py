@@ -85,7 +85,7 @@ def _carry_out(task: Task, opened: ExitStack) -> tuple[Report, Store | None]:
 
 def _unforeseen(error: Exception) -> WorkFailure:
     if isinstance(error, OSError) and error.errno in FULL:
-        place = error.filename or tempfile.gettempdir()
+        place = error.filename2 or error.filename or tempfile.gettempdir()  # of a copy, the second is what is written
         return OutOfSpace(f"{place}: cannot be written ({error.strerror}): free space, or set TMPDIR to another folder")
     traceback.print_exc()
     return Crashed(f"{type(error).__name__}: {error}")

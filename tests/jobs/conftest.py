@@ -46,8 +46,8 @@ class Lab:
         }
         return Task.model_validate(given | fields)
 
-    def start(self, task: Task) -> subprocess.Popen[str]:
-        """The Task in a process of its own, as in a pod."""
+    def start(self, task: Task, **options: Any) -> subprocess.Popen[str]:
+        """The Task in a process of its own, as in a pod. Keyword arguments are Popen's."""
         text = json.dumps(task.wire())
         return subprocess.Popen(
             [sys.executable, "-m", "trimtab_jobs"],
@@ -55,6 +55,7 @@ class Lab:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            **options,
         )
 
     def run(self, task: Task) -> Ended:
