@@ -52,7 +52,7 @@ tools: .venv/all ## Build Kubernetes and what the lab runs, once; they stay in a
 
 .PHONY: test
 test: .venv/all ## Run every test that needs no cluster
-	$(BIN)/pytest -n 2 --dist loadfile -m "not e2e"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not e2e and not full"
 
 .PHONY: cluster
 cluster: .venv/all packages tools ## Build (once) and start a real Kubernetes control plane and node here
@@ -69,14 +69,14 @@ images: cluster ## Build the images from the Dockerfile and load them into the n
 # First, while no cluster is up, what compares the machine before and after one.
 .PHONY: test-lab
 test-lab: .venv/all packages tools ## Bring a second lab up and down, and look for traces
-	$(BIN)/pytest -m e2e tests/lab
+	$(BIN)/pytest -m "e2e and not full" tests/lab
 
 # What shares the node runs one after the other; what has an API server of its own, mostly waiting, runs beside it.
 .PHONY: e2e
 e2e: test-lab images ## Run the suite on the cluster
 	@log=$$(mktemp); trap 'rm -f $$log' EXIT; \
-	$(BIN)/pytest -m e2e --ignore tests/e2e --ignore tests/lab >$$log 2>&1 & beside=$$!; \
-	$(BIN)/pytest -m e2e tests/e2e --durations 10; node=$$?; \
+	$(BIN)/pytest -m "e2e and not full" --ignore tests/e2e --ignore tests/lab >$$log 2>&1 & beside=$$!; \
+	$(BIN)/pytest -m "e2e and not full" tests/e2e --durations 10; node=$$?; \
 	wait $$beside; api=$$?; cat $$log; exit $$((node || api))
 
 # TRIMTAB_E2E_IMAGES=registry.example.com/team/trimtab-{target}:dev names what the cluster can pull. Opt-in by this target
@@ -87,7 +87,12 @@ e2e-cluster: .venv/all ## Run Slice A on the cluster of KUBECONFIG, with images 
 
 .PHONY: e2e-rootless
 e2e-rootless: .venv/all ## Run what needs neither root nor a node: in one test pods are processes, and it says so
-	$(BIN)/pytest -m e2e --ignore tests/e2e --ignore tests/lab
+	$(BIN)/pytest -m "e2e and not full" --ignore tests/e2e --ignore tests/lab
+
+# A quarter of an hour. Not in CI, which runs a seeded sample of it; every test here has an API server of its own.
+.PHONY: test-full
+test-full: .venv/all packages tools ## Replay every fault at every moment
+	$(BIN)/pytest -m full --durations 10
 
 # All five images: 8 GB in buildah's store, and as much again in dist. RELEASE="operator jobs" makes fewer.
 .PHONY: release

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from trimtab.api.work import Report, Task
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.cluster.watch import Seen, watch
+from trimtab.errors import Temporary
 from trimtab.manifests import CONTAINER, work_of
 
 
@@ -139,9 +140,24 @@ async def ended(client: Client, job: Object) -> Object:
             await asyncio.sleep(0.05)
 
 
+Play = Callable[[Kubelet, Object], Awaitable[None]]
+"""What becomes of a Job's pods."""
+
+
 @contextlib.asynccontextmanager
 async def node(client: Client, namespace: str, answer: Callable[[Task], Report]) -> AsyncIterator[list[str]]:
     """Runs every Job of the namespace: its pod leaves `answer` to its Task. Yields the names of those it ran."""
+
+    async def leave(kubelet: Kubelet, job: Object) -> None:
+        await kubelet.leave(job, answer(work_of(job).task))
+
+    async with played(client, namespace, leave) as ran:
+        yield ran
+
+
+@contextlib.asynccontextmanager
+async def played(client: Client, namespace: str, play: Play) -> AsyncIterator[list[str]]:
+    """Plays every Job of the namespace, all at once. Yields their names."""
     ran: list[str] = []
     busy: set[asyncio.Task[None]] = set()
 
@@ -150,7 +166,15 @@ async def node(client: Client, namespace: str, answer: Callable[[Task], Report])
             if isinstance(change, Seen) and change.object["metadata"]["uid"] not in seen:
                 seen.add(change.object["metadata"]["uid"])
                 ran.append(change.object["metadata"]["name"])
-                busy.add(asyncio.create_task(Kubelet(client).leave(change.object, answer(work_of(change.object).task))))
+                busy.add(asyncio.create_task(persist(change.object)))
+
+    async def persist(job: Object) -> None:
+        """As a kubelet does: until the API server, which may be away, has heard of it."""
+        while True:
+            try:
+                return await play(Kubelet(client), job)
+            except (Temporary, TimeoutError):
+                await asyncio.sleep(0.2)
 
     seen: set[str] = set()
     serving = asyncio.create_task(serve())

@@ -65,11 +65,16 @@ def answer() -> Any:
     return report
 
 
-async def submit(client: Client, namespace: str, labels: dict[str, str] | None = None, **spec: Any) -> None:
-    """The job `m` with labels, and its runtime, with these fields of the runtime's spec."""
+async def create_runtime(client: Client, namespace: str, **spec: Any) -> None:
+    """The default one; keyword arguments replace spec fields."""
     runtime = {"metadata": {"name": "default", "namespace": namespace}, "spec": make_runtime(**spec).spec.wire()}
     header = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "OptimizationRuntime"}
     await objects.create(client, objects.OPTIMIZATION_RUNTIMES, header | runtime)
+
+
+async def submit(client: Client, namespace: str, labels: dict[str, str] | None = None, **spec: Any) -> None:
+    """The job `m` with labels, and its runtime, with these fields of the runtime's spec."""
+    await create_runtime(client, namespace, **spec)
     manifest = job_dict()
     manifest["metadata"] = {"name": "m", "namespace": namespace, "labels": labels or {}}
     await objects.create(client, objects.OPTIMIZATION_JOBS, manifest)

@@ -1,8 +1,4 @@
-"""An operator on this machine that is killed, again and again, right after a call to the API server was answered.
-
-That is the worst moment: the world has changed and the operator has not heard of it. Run as a program it is the real
-operator with one seam: the client's call counts down and then sends SIGKILL to its own process.
-"""
+"""An operator on this machine that is killed, again and again, right after a call to the API server was answered."""
 
 from __future__ import annotations
 
@@ -14,7 +10,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+import mortal
 
 KILLS = 10
 FEWEST, MOST = 2, 7
@@ -39,7 +36,7 @@ class CrashingOperator:
     def _start(self) -> subprocess.Popen[bytes]:
         calls = self._moments.randint(FEWEST, MOST) if self.kills < KILLS and not self._spared else 0
         with self._log.open("ab") as log:
-            command = [sys.executable, __file__, str(calls)]
+            command = [sys.executable, mortal.__file__, str(calls)]
             return subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
 
     def tend(self) -> None:
@@ -72,29 +69,3 @@ def crashing_operator(
         yield operator
     finally:
         operator.stop()
-
-
-def _main(calls: int) -> None:
-    from trimtab.cluster.client import Client
-    from trimtab.handlers import run
-    from trimtab.settings import Settings
-
-    answered = Client._once
-    left = calls
-
-    async def counted(self: Client, call: Any) -> Any:
-        nonlocal left
-        try:
-            return await answered(self, call)
-        finally:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    if calls:
-        Client._once = counted  # type: ignore[method-assign]
-    run(Settings.from_environment())
-
-
-if __name__ == "__main__":
-    _main(int(sys.argv[1]))
