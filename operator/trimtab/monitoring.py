@@ -64,7 +64,7 @@ def reconcile_monitor(
     monitor: ModelMonitor, jobs: Sequence[OptimizationJob], now: datetime, runbooks: str
 ) -> MonitorDecision:
     """Decide. Pure; `jobs` are those that carry the monitor's UID as a label. Deciding again changes nothing."""
-    known = monitor.model_copy(update={"status": _released(_adopt(monitor.status, jobs), jobs)})
+    known = monitor.model_copy(update={"status": _released(_adopt(monitor.status, jobs, now), jobs)})
     hold = _hold(known, jobs, now)
     waiting = _waiting(known.status)
     create = _job(known, waiting[0]) if waiting and not hold else None
@@ -130,14 +130,16 @@ def _precise(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _adopt(status: ModelMonitorStatus, jobs: Sequence[OptimizationJob]) -> ModelMonitorStatus:
-    """Recognize jobs that were created before the status could be written."""
+def _adopt(status: ModelMonitorStatus, jobs: Sequence[OptimizationJob], now: datetime) -> ModelMonitorStatus:
+    """Recognize jobs that were created before the status could be written.
+
+    As if they began now: when they were created, the API server's clock tells, and a cooldown is measured on ours.
+    """
     by_key = {job.metadata.annotations.get(TRIGGER_ANNOTATION): job for job in jobs}
     for trigger in status.triggers:
         job = by_key.get(trigger.key)
         if job and not trigger.job:
-            created = job.metadata.creation_timestamp or trigger.received_at
-            status = _started(status, trigger, job, parse_timestamp(created))
+            status = _started(status, trigger, job, now)
     return status
 
 

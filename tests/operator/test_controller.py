@@ -7,6 +7,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -60,9 +61,11 @@ class Life:
     namespace: str
     world: World = field(default_factory=World)
     queue: WorkQueue[Key] = field(default_factory=lambda: WorkQueue(gap=0.05, backoff=(0.05, 1.0)))
+    skew: timedelta = timedelta(0)
+    """By how much its clock is ahead of the API server's."""
 
     def __post_init__(self) -> None:
-        self.controller = Controller(self.client, self.world, self.queue)
+        self.controller = Controller(self.client, self.world, self.queue, lambda: datetime.now(UTC) + self.skew)
         self.feeds = Feeds(self.client, self.world, self.queue, self.controller.pods, [self.namespace])
 
     async def follow(self, kind: Kind) -> None:
@@ -86,11 +89,11 @@ class Life:
 
 
 @contextlib.asynccontextmanager
-async def operator(namespace: str) -> AsyncIterator[Life]:
+async def operator(namespace: str, skew: timedelta = timedelta(0)) -> AsyncIterator[Life]:
     """The operator alive in the background."""
     async with await Mortal.connect() as client:
         assert isinstance(client, Mortal)
-        life = Life(client, namespace)
+        life = Life(client, namespace, skew=skew)
         task = asyncio.create_task(life.live())
         try:
             yield life
