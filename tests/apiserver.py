@@ -10,15 +10,18 @@ import atexit
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from lab import cluster, tools
+from lab import cluster, processes, tools
+from lab.shell import wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -55,15 +58,54 @@ def helm(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def _run(program: str, *words: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [tool(program), "--kubeconfig", kubeconfig(), *words]
+    where = () if "--kubeconfig" in words else ("--kubeconfig", kubeconfig())
+    command = [tool(program), *where, *words]
     return subprocess.run(command, input=stdin, text=True, capture_output=True, check=False)
 
 
-def install_crds() -> None:
-    done = kubectl("apply", "--server-side", "--force-conflicts", "-f", REPOSITORY / "crds")
+def install_crds(config: Path | None = None) -> None:
+    """In the cluster of this kubeconfig, else the test run's."""
+    where = ("--kubeconfig", config or kubeconfig())
+    done = kubectl("apply", "--server-side", "--force-conflicts", "-f", REPOSITORY / "crds", *where)
     assert done.returncode == 0, done.stderr
-    established = kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", REPOSITORY / "crds")
+    established = kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", REPOSITORY / "crds", *where)
     assert established.returncode == 0, established.stderr
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """One that a test may break."""
+
+    folder: str
+    kubeconfig: Path
+
+    def kill(self) -> None:
+        """End the API server as a crash would."""
+        with _lab_in(self.folder):
+            running = processes.recorded("kube-apiserver")
+            assert running
+            os.kill(running.pid, signal.SIGKILL)
+            wait_for("the API server is gone", lambda: not running.alive(), 10)
+
+    def start(self) -> None:
+        """Start what does not run, and wait until it answers."""
+        with _lab_in(self.folder):
+            cluster.up(with_node=False)
+
+
+@contextmanager
+def control_plane() -> Iterator[ControlPlane]:
+    """A control plane with our CRDs that no other test has."""
+    for name in tools.CONTROL_PLANE:
+        tool(name)
+    folder = tempfile.mkdtemp(prefix="trimtab-api-")
+    try:
+        with _lab_in(folder):
+            made = ControlPlane(folder, cluster.up(with_node=False))
+        install_crds(made.kubeconfig)
+        yield made
+    finally:
+        _down(folder)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ async def create_runtime(client: Client, namespace: str, **spec: Any) -> None:
     """The default one; keyword arguments replace spec fields."""
     runtime = {"metadata": {"name": "default", "namespace": namespace}, "spec": make_runtime(**spec).spec.wire()}
     header = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "OptimizationRuntime"}
-    await objects.create(client, objects.OPTIMIZATION_RUNTIMES, header | runtime)
+    await objects.apply(client, objects.OPTIMIZATION_RUNTIMES, header | runtime)
 
 
 async def submit(client: Client, namespace: str, labels: dict[str, str] | None = None, **spec: Any) -> None:

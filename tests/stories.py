@@ -132,7 +132,7 @@ def spec() -> dict[str, Any]:
 async def a_job(client: Client, namespace: str, _port: int) -> AsyncIterator[None]:
     await create_runtime(client, namespace, ttlSecondsAfterFinished=TTL)
     metadata = {"name": "m", "namespace": namespace}
-    await objects.create(client, objects.OPTIMIZATION_JOBS, job_dict() | {"metadata": metadata, "spec": spec()})
+    await objects.apply(client, objects.OPTIMIZATION_JOBS, job_dict() | {"metadata": metadata, "spec": spec()})
     yield
 
 
@@ -146,7 +146,7 @@ async def an_alert(client: Client, namespace: str, port: int) -> AsyncIterator[N
         "metadata": {"name": "magika", "namespace": namespace},
         "spec": make_monitor(jobTemplate={"spec": spec()}).spec.wire(),
     }
-    uid = (await objects.create(client, objects.MODEL_MONITORS, manifest))["metadata"]["uid"]
+    uid = (await objects.apply(client, objects.MODEL_MONITORS, manifest))["metadata"]["uid"]
     sending = asyncio.create_task(_alertmanager(client, namespace, uid, port))
     try:
         yield
