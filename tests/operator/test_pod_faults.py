@@ -7,6 +7,7 @@ that does. Pods are the Job controller's; what a kubelet, an eviction or a lost 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,8 +24,10 @@ from trimtab.api.work import ErrorKind
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.decisions import Work
+from trimtab.errors import NotFound
 from trimtab.manifests import controller_of, work_of
 
+from .test_cluster import add_node, bind
 from .test_controller import Simulated, add_runtime, message, operator, submit
 
 pytestmark = pytest.mark.e2e
@@ -90,6 +93,20 @@ async def vanished(kubelet: Kubelet, job: Object) -> None:
     path = objects.PODS.path(job["metadata"]["namespace"], name)
     await kubelet.client.request("PATCH", path, body={"metadata": {"finalizers": None}}, headers=MERGE_PATCH)
     await kubelet.client.request("DELETE", path, body={"gracePeriodSeconds": 0})
+
+
+async def node_removed(kubelet: Kubelet, job: Object) -> None:
+    """The machine is deleted under a running pod, which the pod garbage collector notices within two minutes."""
+    pod = await kubelet.pod_of(job)
+    namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+    await add_node(kubelet.client, namespace)
+    await bind(kubelet.client, pod, namespace)
+    await kubelet.report(job, "Running", {"containerStatuses": [container_status({"running": {}})]})
+    await kubelet.client.request("DELETE", f"/api/v1/nodes/{namespace}")
+    with contextlib.suppress(NotFound):
+        while True:
+            await objects.get(kubelet.client, objects.PODS, namespace, name)
+            await asyncio.sleep(1)
 
 
 @dataclass(frozen=True)
@@ -186,6 +203,17 @@ def test_at_the_first_attempt_of_everything_it_changes_nothing(kubeconfig: str, 
         assert [life.events.count(reason) for reason in ("Published", "TrialFailed")] == [1, 0], name
 
     all_cases(test, names)
+
+
+@pytest.mark.full
+def test_a_node_that_is_removed_under_a_trial_changes_nothing(kubeconfig: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client:
+            case = Case(node_removed, goes_on=True)
+            life = await lived(client, case, lambda work: work.task.trial == 1)
+            assert (life.works, life.status.state) == (WORKS, "Published")
+
+    asyncio.run(main())
 
 
 LASTING = [
