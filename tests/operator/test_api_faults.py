@@ -85,7 +85,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers, "_kopf_settings", impatient)
     monkeypatch.setattr(handlers, "GAP_SECONDS", 0.05)
     monkeypatch.setattr(handlers, "RETRY_SECONDS", 0.5)
-    monkeypatch.setattr(client_module, "REQUEST_SECONDS", ANSWER_SECONDS)
     monkeypatch.setattr("trimtab.feeds.watch", partial(watch, silence=ANSWER_SECONDS))
     divert(monkeypatch)
 
@@ -109,7 +108,7 @@ def storm(seed: int, share: float) -> Judge:
     chance = random.Random(seed)
 
     def judge(asked: Call) -> Fault | None:
-        fault = chance.choice(list(FAULTS.values()))
+        fault = chance.choice([fault for fault in FAULTS.values() if not fault.silent])
         # The API server never says so to a read.
         possible = asked.writes or fault.status != 409
         return fault if possible and chance.random() < share else None
@@ -146,21 +145,15 @@ async def lived(client: Client, story: Story, judge: Judge, folder: Path, replic
         return await live(client, story, operate, folder), proxy
 
 
-def judge_end(undisturbed: Life, life: Life, lost_answers: bool) -> None:
-    """Where an answer was lost, so may be an event: it is told once the write is known to have succeeded."""
-    assert life.end == undisturbed.end
-    assert life.works == undisturbed.works
-    assert life.events <= undisturbed.events
-    if not lost_answers:
-        assert life.events == undisturbed.events
-
-
 @pytest.mark.full
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", FAULTS)
-def test_every_kind_of_call(name: str, kubeconfig: str, tmp_path: Path) -> None:
-    """Each kind in a life of its own, all side by side."""
+def test_every_kind_of_call(name: str, kubeconfig: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each kind in a life of its own. An event may be lost with the answer to the write that it tells of."""
     fault = FAULTS[name]
+    told_all = fault.status in (429, 500, 503) and not fault.done
+    if fault.silent:
+        monkeypatch.setattr(client_module, "REQUEST_SECONDS", ANSWER_SECONDS)
     kinds = [call for call in CALLS if fault.status != 409 or call.split()[0] not in ("GET", "WATCH")]
 
     async def main() -> None:
@@ -179,14 +172,14 @@ def test_every_kind_of_call(name: str, kubeconfig: str, tmp_path: Path) -> None:
                 undisturbed, honest = await first
                 assert proxy.met == Counter({call: proxy.met[call]}), call
                 assert proxy.met[call] >= min(REPEATED, honest.seen[call]), call
-                judge_end(undisturbed, life, fault.done or fault.status in (0, 409))
+                life.check(MONITOR, undisturbed, told_all and call != "POST events")
 
             async with asyncio.TaskGroup() as group:
                 first = group.create_task(one(nothing))
                 for call in kinds:
                     group.create_task(check(call), name=call)
             undisturbed, honest = first.result()
-            undisturbed.check(MONITOR)
+            undisturbed.check(MONITOR, told_all=not fault.silent)
             assert set(honest.seen) == set(CALLS)
 
     asyncio.run(main())
@@ -202,7 +195,7 @@ def test_two_operators_in_a_storm(kubeconfig: str, tmp_path: Path) -> None:
             )
             undisturbed.check(JOB)
             assert proxy.met.total() > 10
-            judge_end(undisturbed, life, lost_answers=True)
+            life.check(JOB, undisturbed, told_all=False)
 
     asyncio.run(main())
 
