@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.cluster.watch import Seen, watch
 from trimtab.errors import Temporary
 from trimtab.manifests import CONTAINER, work_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -175,6 +178,9 @@ async def played(client: Client, namespace: str, play: Play) -> AsyncIterator[li
                 return await play(Kubelet(client), job)
             except (Temporary, TimeoutError):
                 await asyncio.sleep(0.2)
+            except Exception:
+                logger.exception("the kubelet of the test lost Job %s", job["metadata"]["name"])
+                raise
 
     seen: set[str] = set()
     serving = asyncio.create_task(serve())
