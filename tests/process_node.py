@@ -38,11 +38,20 @@ NODES = objects.Resource("/api/v1", "nodes")
 VOLUMES = objects.Resource("/api/v1", "persistentvolumes")
 CLAIMS = objects.Resource("/api/v1", "persistentvolumeclaims")
 HEARTBEATS = "kube-node-lease"
+TAINT = {"key": "trimtab.dev/processes", "effect": "NoSchedule"}
+PLACED = {
+    "nodeSelector": {"kubernetes.io/hostname": NODE},
+    "tolerations": [{"key": TAINT["key"], "operator": "Exists"}],
+}
+"""For a runtime whose pods are to run here; what other tests left waiting for a node is not."""
 
 
 @dataclass
 class ProcessNode:
+    """Runs the pods of one namespace."""
+
     client: Client
+    namespace: str
     folder: Path
     ran: list[str] = field(default_factory=list)
     """The names of the pods that were started."""
@@ -55,7 +64,8 @@ class ProcessNode:
         """Be a node that is ready, as the scheduler and the node controller want it."""
         await self._beat("POST")
         labels = {"kubernetes.io/hostname": NODE, "kubernetes.io/os": "linux"}
-        await self.client.request("POST", NODES.path(), body={"metadata": {"name": NODE, "labels": labels}})
+        body = {"metadata": {"name": NODE, "labels": labels}, "spec": {"taints": [TAINT]}}
+        await self.client.request("POST", NODES.path(), body=body)
         room = {"cpu": "64", "memory": "256Gi", "pods": "100", "ephemeral-storage": "100Gi"}
         ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": WARNING}
         ready |= {"lastHeartbeatTime": _now(), "lastTransitionTime": _now()}
@@ -88,7 +98,8 @@ class ProcessNode:
 
     async def serve(self) -> None:
         """Run the pods that get this node, and see those off that are deleted."""
-        async for change in watch(self.client, objects.PODS.path(), [("fieldSelector", f"spec.nodeName={NODE}")]):
+        mine = [("fieldSelector", f"spec.nodeName={NODE}")]
+        async for change in watch(self.client, objects.PODS.path(self.namespace), mine):
             if not isinstance(change, Seen):
                 continue
             pod, uid = change.object, change.object["metadata"]["uid"]
@@ -189,10 +200,10 @@ def _now() -> str:
 
 
 @contextlib.asynccontextmanager
-async def process_node(client: Client, folder: Path) -> AsyncIterator[ProcessNode]:
+async def process_node(client: Client, namespace: str, folder: Path) -> AsyncIterator[ProcessNode]:
     """The node in the cluster, for as long as the context lasts. It says loudly what it is."""
     sys.stderr.write(f"\n{WARNING}\n")
-    node = ProcessNode(client, folder)
+    node = ProcessNode(client, namespace, folder)
     await node.register()
     tasks = [asyncio.create_task(node.serve()), asyncio.create_task(node.beat())]
     try:

@@ -18,7 +18,7 @@ import yaml
 import apiserver
 from builders import make_runtime
 from operators import free_port, process
-from process_node import CLAIMS, NODE, VOLUMES, WARNING, process_node
+from process_node import CLAIMS, NODE, PLACED, VOLUMES, WARNING, process_node
 from trimtab.api.report import JobReport
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.cluster import objects
@@ -48,7 +48,7 @@ async def submit(client: Client, namespace: str, digits: Path, folder: Path) -> 
     """The digits example as it is, but for a place to publish to; its claims are folders here."""
     for name, place in (("digits", digits), ("store", folder / "store"), ("published", folder / "published")):
         await add_claim(client, namespace, name, place)
-    runtime = {"metadata": {"name": "default", "namespace": namespace}, "spec": make_runtime().spec.wire()}
+    runtime = {"metadata": {"name": "default", "namespace": namespace}, "spec": make_runtime(**PLACED).spec.wire()}
     header = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "OptimizationRuntime"}
     await objects.create(client, objects.OPTIMIZATION_RUNTIMES, header | runtime)
     job = yaml.safe_load((digits / "job.yaml").read_text())
@@ -78,7 +78,11 @@ def test_slice_a_in_processes(namespace: str, digits: Path, tmp_path: Path, caps
     settings = Settings(watch_namespaces=[namespace], http_port=free_port())
 
     async def main() -> Object:
-        async with await Client.connect() as client, process_node(client, tmp_path) as node, process(settings):
+        async with (
+            await Client.connect() as client,
+            process_node(client, namespace, tmp_path) as node,
+            process(settings),
+        ):
             await submit(client, namespace, digits, tmp_path)
             # What is deleted while it runs is told, ends, and is begun anew.
             await until(lambda: bool(node.ran))
