@@ -220,7 +220,11 @@ def _recurrent(look: Look) -> Iterator[Pipeline]:
 
 
 def _convolutional(look: Look) -> Iterator[Pipeline]:
-    """No calibrator is the best on every model, and quantizing less often beats quantizing all."""
+    """No calibrator is the best on every model, and quantizing less often beats quantizing all.
+
+    A scale for the whole tensor loses more, and is rounded with faster: 0.47 of FLOAT32's time where one for each
+    channel took 0.48 (a digits network, one core with VNNI).
+    """
     if look.calibrated:
         yield Pipeline(static=_static(look, OperatorScope.COMPUTE, CalibrateMethod.PERCENTILE))
         yield from _nncf(look, NncfPreset.PERFORMANCE, OperatorScope.COMPUTE if look.sparse else OperatorScope.ALL)
@@ -228,6 +232,7 @@ def _convolutional(look: Look) -> Iterator[Pipeline]:
         if look.products > 1:
             static = _static(look, OperatorScope.CONV, CalibrateMethod.PERCENTILE)
             yield Pipeline(static=static, dynamic=_dynamic(look))
+        yield Pipeline(static=_static(look, OperatorScope.COMPUTE, per_channel=False))
         yield Pipeline(static=_static(look, OperatorScope.COMPUTE, CalibrateMethod.ENTROPY))
         if not look.sparse:
             yield Pipeline(static=_static(look, OperatorScope.ALL, CalibrateMethod.PERCENTILE))
@@ -279,12 +284,14 @@ def _static(
     scope: OperatorScope,
     calibrate: CalibrateMethod = CalibrateMethod.MINMAX,
     weights: IntegerType = IntegerType.INT8,
+    per_channel: bool = True,
 ) -> Step:
     config = Quantize(
         method=[QuantizeMethod.STATIC],
         operator_scope=[scope],
         calibrate_method=[calibrate],
         weight_type=[weights],
+        per_channel=[per_channel],
         max_drop=look.guard,
     )
     return Step(quantize=config)
