@@ -28,6 +28,7 @@ from trimtab.api.work import (
     Task,
 )
 from trimtab_jobs.errors import Crashed, OutOfSpace
+from trimtab_jobs.ranks import helps
 from trimtab_jobs.run import failed, run
 
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -41,7 +42,9 @@ def main() -> int:
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return INVALID_INPUT_EXIT
-    return _told(_left(run(task)))
+    report = run(task)
+    # The pods of other indices than 0 say only why they failed.
+    return _told(_left(report) if report.error or not helps(task) else report)
 
 
 def _set_up() -> None:

@@ -24,6 +24,7 @@ from trimtab_jobs.inputs import Fetched, fetch
 from trimtab_jobs.metrics import choose
 from trimtab_jobs.model import Model
 from trimtab_jobs.pipeline import Context, convert
+from trimtab_jobs.ranks import Ranks
 from trimtab_jobs.store import Store, digest_file, digest_folder
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,17 @@ class Desk:
             hardware=self.hardware,
             drop=self.drop,
             quality=quality,
+            ranks=self.ranks,
         )
+
+    @cached_property
+    def ranks(self) -> Ranks | None:
+        """Who takes the steps that train, where the runtime has several processes for them."""
+        distributed = self.task.distributed
+        if not distributed:
+            return None
+        paths = {name: self.paths[name] for name in self.pinned("calibration", "train")}
+        return Ranks(self.task, distributed, paths, self.hardware.threads)
 
     def drop(self, session: Session) -> float:
         """What `Bench.drop` is."""

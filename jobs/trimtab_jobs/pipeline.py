@@ -7,7 +7,8 @@ mistaken for it. The evaluation split is in the key of a step that looks at it: 
 so, and of one that guards quality (its config has `max_drop` set), which has what quality is in it too. Conversions
 between formats are cached the same way.
 
-There is no case for any technique here: the table `techniques.TECHNIQUES` says what function and which format.
+There is no case for any technique here: the table `techniques.TECHNIQUES` says what function and which format. Where a
+runtime has several processes for steps that train, `ranks` takes those; their number is in the key.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from trimtab_jobs.data import Splits
 from trimtab_jobs.engines import RUNNABLE, Session
 from trimtab_jobs.errors import NotApplicable
 from trimtab_jobs.model import Model
+from trimtab_jobs.ranks import Order, Ranks
 from trimtab_jobs.store import Cached, Store, cache_key, digest_file
 from trimtab_jobs.techniques import TECHNIQUES, Bench
 
@@ -54,6 +56,8 @@ class Context:
     """What `Bench.drop` is."""
     quality: object
     """What `drop` depends on beside the models and the evaluation split, as JSON."""
+    ranks: Ranks | None = None
+    """Who takes steps that train, if not this process."""
 
     def key(self, parent: str, action: str, settings: object, evaluation: bool = False, guards: bool = False) -> str:
         """The cache key of an action on a parent.
@@ -82,11 +86,11 @@ def run_steps(parent: str, steps: Sequence[Step], context: Context) -> tuple[str
     Raises Skipped where a technique has nothing to do, or no conversion to its format exists.
     """
     reports: list[StepReport] = []
-    for step in steps:
+    for number, step in enumerate(steps):
         started = time.monotonic()
         try:
             parent = convert(parent, TECHNIQUES[step.technique].accepts, context)
-            taken, cached = _take(parent, step, context)
+            taken, cached = _take(parent, step, number, context)
         except NotApplicable as reason:
             refused = StepReport(technique=step.technique, seconds=time.monotonic() - started)
             raise Skipped(str(reason), [*reports, refused]) from reason
@@ -115,18 +119,22 @@ def convert(digest: str, to: ModelFormat, context: Context) -> str:
     return _once(context.key(digest, "convert", to.value), work, context)[0].artifact
 
 
-def _take(parent: str, step: Step, context: Context) -> tuple[Cached, bool]:
+def _take(parent: str, step: Step, number: int, context: Context) -> tuple[Cached, bool]:
     model, original = context.store.model(parent), context.store.model(context.original)
     entry = TECHNIQUES[step.technique]
+    ranks = context.ranks if step.trains else None
 
     def work(out: Path) -> tuple[Model, str, list[str]]:
+        if ranks:
+            return ranks.train(Order(number, parent, context.original), out)
         notes: list[str] = []
         threads = context.hardware.threads
         bench = Bench(out, original, context.splits, context.seed, threads, notes.append, context.drop)
         made = entry.load()(model, step.config, bench)
         return made, "; ".join(notes), bench.float_layers
 
-    key = context.key(parent, step.technique, step.config.wire(), entry.evaluation, _guards(step.config))
+    settings = [step.config.wire(), ranks.size] if ranks else step.config.wire()
+    key = context.key(parent, step.technique, settings, entry.evaluation, _guards(step.config))
     return _once(key, work, context)
 
 

@@ -39,6 +39,7 @@ from trimtab_jobs.hardware import hardware, peak_memory
 from trimtab_jobs.metrics import CLASSIFIES
 from trimtab_jobs.onnx_model import operators
 from trimtab_jobs.pipeline import Skipped, run_steps
+from trimtab_jobs.ranks import helps
 from trimtab_jobs.signature import inputs
 from trimtab_jobs.soundness import check_metrics, check_splits, doubts
 from trimtab_jobs.store import Store
@@ -57,7 +58,7 @@ def run(task: Task) -> Report:
         report = report.model_copy(
             update={"trial": task.trial, "hardware": hardware(), "seconds": seconds, "peak_memory": peak_memory()}
         )
-        if store:
+        if store and not helps(task):
             _keep(store, task, report)
     return report
 
@@ -125,6 +126,9 @@ def inspect(desk: Desk) -> Report:
 
 
 def trial(desk: Desk) -> Report:
+    if desk.ranks and helps(desk.task):
+        desk.ranks.help()
+        return Report(stage=Stage.TRIAL)
     try:
         artifact, steps = run_steps(desk.source, desk.task.steps, desk.context)
     except Skipped as skipped:

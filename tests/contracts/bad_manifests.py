@@ -93,6 +93,7 @@ spec:
       preferredDuringSchedulingIgnoredDuringExecution:
       - weight: 50
         podAffinityTerm: {labelSelector: {matchLabels: {app: web}}, topologyKey: kubernetes.io/hostname}
+  distributed: {numNodes: 2, numProcPerNode: 4}
   playoff:
     exclusive: Required
     nodeSelector: {pool: serving}

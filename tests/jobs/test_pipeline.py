@@ -18,7 +18,8 @@ from trimtab_jobs.desk import Desk
 from trimtab_jobs.engines import EngineOptions, engine
 from trimtab_jobs.errors import NotApplicable
 from trimtab_jobs.model import Model
-from trimtab_jobs.pipeline import Context, Skipped, run_steps
+from trimtab_jobs.pipeline import Context, Skipped, _take, run_steps
+from trimtab_jobs.ranks import Order
 from trimtab_jobs.store import Store
 
 from .chain import STEPS, write_chain
@@ -74,6 +75,37 @@ def test_another_machine_does_not_use_our_models(context: Context, field: str) -
     machine = context.hardware.model_copy(update={field: type(getattr(context.hardware, field))()})
     other = dataclasses.replace(context, hardware=machine)
     assert other.key("sha256:parent", "quantize", {}) != context.key("sha256:parent", "quantize", {})
+
+
+@dataclasses.dataclass
+class Trained:
+    """So many processes, which change nothing."""
+
+    size: int
+    model: Model
+    orders: list[Order] = dataclasses.field(default_factory=list)
+
+    def train(self, order: Order, _out: Path) -> tuple[Model, str, list[str]]:
+        self.orders.append(order)
+        return self.model, f"by {self.size}", []
+
+
+def test_ranks_take_what_trains_and_their_number_is_in_the_key(context: Context) -> None:
+    steps = [Step.model_validate(step) for step in STEPS]
+
+    def take(number: int, size: int) -> tuple[str, bool, list[int]]:
+        ranks: Any = Trained(size, context.store.model(context.original))
+        on = dataclasses.replace(context, ranks=ranks)
+        taken, cached = _take(context.original, steps[number], number, on)
+        return taken.note, cached, [order.number for order in ranks.orders]
+
+    assert take(1, 2) == ("by 2", False, [1])
+    assert take(1, 4) == ("by 4", False, [1])
+    assert take(1, 2) == ("by 2", True, [])
+    note, cached, orders = take(2, 2)
+    assert (cached, orders) == (False, [])
+    assert not note.startswith("by")
+    assert _take(context.original, steps[2], 2, context)[1]
 
 
 def test_data_that_no_step_reads_does_not_matter(context: Context) -> None:

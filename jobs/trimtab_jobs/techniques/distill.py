@@ -15,6 +15,7 @@ from trimtab_jobs import torch_model
 from trimtab_jobs.data import check_labels
 from trimtab_jobs.errors import InvalidInput, NotApplicable
 from trimtab_jobs.model import Model
+from trimtab_jobs.ranks import device
 from trimtab_jobs.techniques import Bench
 from trimtab_jobs.train import accuracy, deterministic, labels, predict, train
 
@@ -31,14 +32,14 @@ def distill(model: Model, config: Distill, bench: Bench) -> Model:
     _check("temperature", temperature, temperature > 0, "above 0")
     _check("alpha", alpha, 0 <= alpha <= 1, "from 0 to 1")
     _check("learningRate", learning_rate, learning_rate > 0, "above 0")
-    split, student = bench.splits.train, torch_model.load(model)
+    split, student = bench.splits.train, torch_model.load(model).to(device())
 
     with deterministic(bench.seed, bench.threads):
         # Once for all epochs: the teacher is in evaluation mode and answers the same every time.
-        taught = predict(torch_model.load(bench.original), split)
+        taught = predict(torch_model.load(bench.original).to(device()), split)
         _check_logits(taught)
         check_labels(split, taught.shape[1])
-        target = labels(split)
+        target = labels(split).to(device())
 
         def loss(logits: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
             softened, teacher = log_softmax(logits / temperature, 1), log_softmax(taught[batch] / temperature, 1)

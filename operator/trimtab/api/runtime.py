@@ -128,6 +128,23 @@ class Queue(Spec):
     )
 
 
+class Distributed(Spec):
+    """How many pods and processes train together, in the words of Kubeflow's TrainJob."""
+
+    # An index of one digit: the longest names of Jobs leave no more of a hostname's 63 characters.
+    num_nodes: int = Field(
+        1, ge=1, le=10, description="Pods, each with all `resources`. Several need Kubernetes 1.31 and cluster DNS."
+    )
+    num_proc_per_node: int = Field(
+        1, ge=1, le=16, description="Processes in a pod: where it has GPUs, as many as those. They share its CPUs."
+    )
+
+    @property
+    def processes(self) -> int:
+        """Of all pods."""
+        return self.num_nodes * self.num_proc_per_node
+
+
 RESERVED_LABELS = ("trimtab.dev/", "batch.kubernetes.io/", "kueue.x-k8s.io/", "job-name", "controller-uid")
 RESERVED_ANNOTATIONS = ("trimtab.dev/", "batch.kubernetes.io/", "container.apparmor.security.beta.kubernetes.io/")
 """The last would take a pod's AppArmor profile away."""
@@ -182,6 +199,11 @@ class OptimizationRuntimeSpec(Spec):
     node_selector: Labels = Field({}, max_length=16, description="The labels of the nodes that pods may run on.")
     tolerations: list[Toleration] = Field([], max_length=16, description="The taints that pods bear.")
     affinity: Affinity | None = Field(None, description="Further rules for where pods may run.")
+    distributed: Distributed | None = Field(
+        None,
+        description="Steps that train (distill) are run by torchrun, on so many pods and processes. All other work, "
+        "and trials without such a step, have one pod. Left out: a step that trains is one process, on the CPU.",
+    )
     playoff: Playoff = Field(Playoff(), description="What the pod that times the finalists has instead.")
     priority_class_name: Name | None = Field(None, description="The PriorityClass of pods.")
     queue: Queue | None = Field(

@@ -341,6 +341,10 @@ class Techniques(Spec):
 TECHNIQUES = tuple(map(to_camel, Techniques.model_fields))
 """Their names as people write them, which are also the names in points, reports and the table in `trimtab_jobs`."""
 
+TRAINING = frozenset({"distill"})
+"""Those that train by `trimtab_jobs.train`, and so can on several processes and pods (an OptimizationRuntime's
+`distributed`). All others run in one process."""
+
 
 class Step(Techniques):
     """One step of the pipeline: exactly one technique."""
@@ -358,6 +362,10 @@ class Step(Techniques):
     def technique(self) -> str:
         """The name of the one technique this step holds, as people write it."""
         return to_camel(self._held[0])
+
+    @property
+    def trains(self) -> bool:
+        return self.technique in TRAINING
 
     @property
     def config(self) -> Spec:

@@ -23,6 +23,7 @@ from trimtab.api.base import Record
 from trimtab.api.job import Constraint
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import Data, EngineName, Metric, ModelSource, Target
+from trimtab.api.runtime import Distributed
 from trimtab.api.status import DECISIVE_OPERATORS, Claim, Hardware, Inspection, Interval
 from trimtab.api.techniques import Step
 
@@ -82,6 +83,9 @@ class Task(Record):
     trial: int | None = None
     settings: dict[str, str] = Field({}, description="The point of the space that `steps` was made from.")
     steps: list[Step] = Field([], description="The pipeline with every setting chosen.")
+    distributed: Distributed | None = Field(
+        None, description="Trial: the processes that train; unset: this one. Never without a step that trains."
+    )
     finalists: list[Finalist] = Field([], description="Playoff: what to measure. The first is the baseline.")
     winner: Finalist | None = None
     baseline: Finalist | None = Field(None, description="Publish: what the winner is compared with.")
