@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from trimtab.api.work import Report, Task
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
+from trimtab.cluster.pods import INDEX_ANNOTATION
 from trimtab.cluster.watch import Seen, watch
 from trimtab.errors import Temporary
 from trimtab.manifests import CONTAINER, work_of
@@ -77,9 +78,10 @@ async def cuttable() -> AsyncIterator[tuple[Client, Cuttable, list[tuple[str, st
 
 @dataclass(frozen=True)
 class Kubelet:
-    """Ends pods of Jobs as a kubelet would report it."""
+    """Ends pods of Jobs as a kubelet would report it: those of one index, where there are several."""
 
     client: Client
+    index: int = 0
 
     async def pod_of(self, job: Object) -> Object:
         """The Job's newest pod, as soon as the Job controller has made one that has not ended."""
@@ -88,7 +90,7 @@ class Kubelet:
         async with asyncio.timeout(30):
             while True:
                 pods = (await self.client.request("GET", path, query))["items"]
-                alive = [pod for pod in pods if pod["status"]["phase"] == "Pending"]
+                alive = [pod for pod in pods if pod["status"]["phase"] == "Pending" and _index(pod) == self.index]
                 if alive:
                     return dict(alive[0])
                 await asyncio.sleep(0.05)
@@ -118,6 +120,10 @@ class Kubelet:
         """The pod left this report and the exit code that goes with it."""
         code = 0 if report.error is None else {"Permanent": 2, "Temporary": 75}[report.error.kind]
         await self.terminate(job, code, report.compact())
+
+
+def _index(pod: Object) -> int:
+    return int(pod["metadata"].get("annotations", {}).get(INDEX_ANNOTATION, 0))
 
 
 def container_status(state: Object) -> Object:

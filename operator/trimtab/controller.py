@@ -4,8 +4,9 @@
 
 The order of the calls makes being killed between any two of them harmless:
 
-1. *Create* what is to run. A Job's name stands for its work and its template carries the Task, so a turn that starts
-   over finds the Job, not a gap: the same create has then succeeded, and the proposal is read back from the Job.
+1. *Create* what is to run (and before it, where its pods must find each other, the Service that they do so by). A
+   Job's name stands for its work and its template carries the Task, so a turn that starts over finds the Job, not a
+   gap: the same create has then succeeded, and the proposal is read back from the Job.
 2. *Write the status*, once, on the version it was decided on. It never claims work that does not exist (that was
    created before), and until it is written every result can still be read from the Jobs.
 3. *Tell* of it in events, only if the status was written: a lost event is the one thing a kill may cost, and a
@@ -44,7 +45,13 @@ from trimtab.cluster.pods import JobRecord, Pods, record_of
 from trimtab.conditions import is_finished, with_condition
 from trimtab.decisions import Decision, Event, Observed, ObservedWork, Refusal, Work, WorkState
 from trimtab.errors import ClusterError, Conflict, Forbidden, NotFound, Refused
-from trimtab.manifests import job_manifest, metadata_of, optimization_job_manifest, rule_manifest
+from trimtab.manifests import (
+    job_manifest,
+    metadata_of,
+    optimization_job_manifest,
+    rule_manifest,
+    service_manifest,
+)
 from trimtab.monitoring import reconcile_monitor
 from trimtab.queue import WorkQueue
 from trimtab.reconcile import reconcile
@@ -211,6 +218,8 @@ class Controller:
 
     async def _start(self, key: Key, job: OptimizationJob, runtime: OptimizationRuntime, work: Work) -> None:
         try:
+            if service := service_manifest(work, job):
+                await objects.create(self._client, objects.SERVICES, service)
             stored = await objects.create(self._client, objects.JOBS, job_manifest(work, runtime, job))
         except Refused as error:
             logger.warning("%s: %s", key, error)

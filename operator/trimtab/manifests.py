@@ -34,6 +34,7 @@ from trimtab.api.names import (
     QUEUE_PRIORITY_LABEL,
     RULES_LABEL,
     STAGE_LABEL,
+    TEAM_LABEL,
     TRIAL_LABEL,
     label_value,
 )
@@ -56,6 +57,9 @@ MESSAGE_PATH = "/dev/termination-log"
 CONTAINER = "work"
 USER = 65532
 """The `nonroot` of distroless images; the Dockerfile uses the same."""
+
+TORCHRUN_PORT = 29500
+"""torchrun's own default. A trial's later meetings take the ports after it."""
 
 GPU = re.compile(r"(^|[./])gpu\b|/mig-")
 """Matches nvidia.com/gpu, amd.com/gpu, gpu.intel.com/i915 and nvidia.com/mig-1g.5gb."""
@@ -82,6 +86,7 @@ def job_manifest(work: Work, runtime: OptimizationRuntime, owner: OptimizationJo
         "spec": {
             **({"suspend": True} if QUEUE_LABEL in queue else {}),
             "backoffLimit": 0,
+            **_nodes(work.task),
             "activeDeadlineSeconds": ceil(parse_duration(runtime.spec.active_deadline)),
             "podFailurePolicy": {
                 "rules": [
@@ -94,7 +99,7 @@ def job_manifest(work: Work, runtime: OptimizationRuntime, owner: OptimizationJo
                     "labels": runtime.spec.pod_labels | labels,
                     "annotations": runtime.spec.pod_annotations,
                 },
-                "spec": _pod_spec(work.task, runtime),
+                "spec": _pod_spec(work, runtime),
             },
         },
     }
@@ -109,6 +114,58 @@ def queue_labels(of_job: Mapping[str, str], spec: OptimizationRuntimeSpec) -> di
     default = {QUEUE_LABEL: queue and queue.name, QUEUE_PRIORITY_LABEL: queue and queue.priority_class_name}
     chosen = {label: of_job.get(label) or value for label, value in default.items()}
     return {label: value for label, value in chosen.items() if value}
+
+
+def service_manifest(work: Work, owner: OptimizationJob) -> Manifest | None:
+    """The headless Service by which the pods of `work` find each other, one for all of a job's trials; it may be there.
+
+    None where there is one pod. It has the job's UID as its name, because a Service's may not begin with a digit.
+    """
+    if nodes(work.task) == 1:
+        return None
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": _service_name(work.task),
+            "namespace": owner.metadata.namespace,
+            "labels": {**_common_labels("training", owner.metadata.name), JOB_UID_LABEL: owner.metadata.uid},
+            "ownerReferences": [owner_reference(owner)],
+        },
+        "spec": {
+            "clusterIP": "None",
+            "selector": {JOB_UID_LABEL: owner.metadata.uid},
+            # Pods have no probes to be ready by, and meet before anything else.
+            "publishNotReadyAddresses": True,
+            "ports": [{"name": "torchrun", "port": TORCHRUN_PORT}],
+        },
+    }
+
+
+def nodes(task: Task) -> int:
+    """How many pods do the work."""
+    return task.distributed.num_nodes if task.distributed else 1
+
+
+def _nodes(task: Task) -> Manifest:
+    """Index 0 makes the result, and decides that all is done: what it finds in its cache, it does not train again."""
+    if nodes(task) == 1:
+        return {}
+    return {
+        "completionMode": "Indexed",
+        "completions": nodes(task),
+        "parallelism": nodes(task),
+        "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
+    }
+
+
+def _shares_memory(task: Task) -> bool:
+    """NCCL passes data between the processes of a pod through /dev/shm, where containers have 64 MiB."""
+    return task.distributed is not None and task.distributed.num_proc_per_node > 1
+
+
+def _service_name(task: Task) -> str:
+    return f"trimtab-{task.job.uid}"
 
 
 def work_of(job: Mapping[str, Any]) -> Work:
@@ -221,11 +278,12 @@ def _labels(work: Work, owner: OptimizationJob) -> dict[str, str]:
         STAGE_LABEL: work.task.stage.value,
         ATTEMPT_LABEL: str(work.attempt),
     }
-    return labels if work.task.trial is None else labels | {TRIAL_LABEL: str(work.task.trial)}
+    team = {TEAM_LABEL: "true"} if nodes(work.task) > 1 else {}
+    return labels | team if work.task.trial is None else labels | team | {TRIAL_LABEL: str(work.task.trial)}
 
 
-def _pod_spec(task: Task, runtime: OptimizationRuntime) -> Manifest:
-    spec = runtime.spec
+def _pod_spec(work: Work, runtime: OptimizationRuntime) -> Manifest:
+    task, spec = work.task, runtime.spec
     claims = sorted({*claimed(task), *(mount.claim for mount in spec.claims)})
     volumes = {claim: f"claim-{number}" for number, claim in enumerate(claims)}
     return {
@@ -242,9 +300,11 @@ def _pod_spec(task: Task, runtime: OptimizationRuntime) -> Manifest:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         **_placement(task.stage, spec),
-        "containers": [_container(task, runtime, volumes)],
+        **({"subdomain": _service_name(task)} if nodes(task) > 1 else {}),
+        "containers": [_container(work, runtime, volumes)],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
+            *([{"name": "shm", "emptyDir": {"medium": "Memory"}}] if _shares_memory(task) else []),
             *({"name": name, "persistentVolumeClaim": {"claimName": claim}} for claim, name in volumes.items()),
         ],
     }
@@ -283,17 +343,21 @@ def _alone(affinity: Manifest, exclusive: Exclusive) -> Manifest:
     return affinity | {"podAntiAffinity": apart | {kind: [*apart.get(kind, []), mine]}}
 
 
-def _container(task: Task, runtime: OptimizationRuntime, volumes: Mapping[str, str]) -> Manifest:
-    spec = runtime.spec
+def _container(work: Work, runtime: OptimizationRuntime, volumes: Mapping[str, str]) -> Manifest:
+    task, spec = work.task, runtime.spec
     return {
         "name": CONTAINER,
         "image": spec.image,
         "imagePullPolicy": spec.image_pull_policy.value,
         "command": ["python", "-m", "trimtab_jobs"],
-        "env": _environment(task, runtime),
+        "env": _environment(work, runtime),
         "envFrom": [source.wire() for source in spec.env_from],
         "resources": _resources(task.stage, spec),
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *_mounts(task, runtime, volumes)],  # noqa: S108
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+            *([{"name": "shm", "mountPath": "/dev/shm"}] if _shares_memory(task) else []),  # noqa: S108
+            *_mounts(task, runtime, volumes),
+        ],
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -311,18 +375,27 @@ def _resources(stage: Stage, spec: OptimizationRuntimeSpec) -> Manifest:
     return (instead or spec.resources).wire() | ({"claims": claims} if claims else {})
 
 
-def _environment(task: Task, runtime: OptimizationRuntime) -> list[Manifest]:
+def _environment(work: Work, runtime: OptimizationRuntime) -> list[Manifest]:
     """The runtime's variables and ours, which win over a repeated name."""
+    task = work.task
     mounts = {claim: f"{VOLUMES_PATH}/{claim}" for claim in sorted(claimed(task))}
     ours = {
         TASK_VARIABLE: task.text(),
         VOLUMES_VARIABLE: json.dumps(mounts),
         MESSAGE_VARIABLE: MESSAGE_PATH,
         CONFINED_VARIABLE: task.store,
+        **_meeting(work),
     }
     # The root filesystem is read-only and the user has no entry in passwd: libraries cache under HOME.
     theirs = {"HOME": "/tmp", **{v.name: v.value for v in runtime.spec.env}}  # noqa: S108
     return [{"name": name, "value": _literal(value)} for name, value in (theirs | ours).items()]
+
+
+def _meeting(work: Work) -> dict[str, str]:
+    """Where the pods meet: at index 0, which Kubernetes gives a host name by its index."""
+    if nodes(work.task) == 1:
+        return {}
+    return {"MASTER_ADDR": f"{work.name}-0.{_service_name(work.task)}", "MASTER_PORT": str(TORCHRUN_PORT)}
 
 
 def _literal(value: str) -> str:

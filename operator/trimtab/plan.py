@@ -55,8 +55,10 @@ def inspect(job: OptimizationJob, runtime: OptimizationRuntime, attempt: int) ->
 
 
 def trial(job: OptimizationJob, runtime: OptimizationRuntime, index: int, point: Point, attempt: int) -> Work:
-    """Make one model and measure it on every engine."""
-    update = {"trial": index, "settings": dict(point), "steps": fix(pipeline(job), point)}
+    """Make one model and measure it on every engine. Several pods are for trials that train: for others, they idle."""
+    steps = fix(pipeline(job), point)
+    distributed = runtime.spec.distributed if any(step.trains for step in steps) else None
+    update = {"trial": index, "settings": dict(point), "steps": steps, "distributed": distributed}
     return _work(job, _task(job, runtime, Stage.TRIAL).model_copy(update=update), attempt)
 
 

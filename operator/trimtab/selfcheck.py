@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
@@ -19,14 +19,14 @@ from trimtab import plan
 from trimtab.api.job import ObjectMeta, OptimizationJob
 from trimtab.api.monitor import ModelMonitor
 from trimtab.api.names import JOB_UID_LABEL, EventReason
-from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.runtime import Distributed, OptimizationRuntime
 from trimtab.cluster import objects
 from trimtab.cluster.client import APPLY_PATCH, JSON, MERGE_PATCH, Client, Object
 from trimtab.cluster.objects import Resource
 from trimtab.controller import RESOURCES
-from trimtab.decisions import Event
+from trimtab.decisions import Event, Work
 from trimtab.errors import ClusterError, NotFound
-from trimtab.manifests import job_manifest, optimization_job_manifest, rule_manifest
+from trimtab.manifests import job_manifest, optimization_job_manifest, rule_manifest, service_manifest
 from trimtab.settings import Settings
 
 DRY_RUN = ("dryRun", "All")
@@ -92,24 +92,31 @@ def _writes(namespace: str) -> Iterator[Attempt]:
         {"metadata": about, "spec": {"image": "trimtab-jobs", "store": {"uri": "pvc://store"}}}
     )
     work = job_manifest(plan.inspect(job, runtime, 0), runtime, job)
+    service = service_manifest(_on_two_nodes(job, runtime), job)
     event = objects.event_manifest(job.kind, about, Event(EventReason.COMPLETE, "tried by helm test"))
     rule = rule_manifest(about.name, {"groups": []}, monitor)
 
     for resource, body in (
         (objects.JOBS, work),
+        (objects.SERVICES, service),
         (objects.OPTIMIZATION_JOBS, optimization_job_manifest(job, monitor)),
         (objects.EVENTS, event),
     ):
         yield Attempt("create", resource, namespace, body=body)
     # Server-side apply: it is asked for `create` too where the object is not there.
     yield Attempt("patch", objects.CONFIG_MAPS, namespace, body=rule)
-    for resource in (*RESOURCES.values(), objects.JOBS):
+    for resource in (*RESOURCES.values(), objects.JOBS, objects.SERVICES):
         yield Attempt("get", resource, namespace)
     for resource in (objects.OPTIMIZATION_JOBS, objects.MODEL_MONITORS):
         yield Attempt("patch", resource, namespace, "status", {"status": {}})
     for resource in (objects.OPTIMIZATION_JOBS, objects.JOBS):
         yield Attempt("delete", resource, namespace)
     yield Attempt("deletecollection", objects.JOBS, namespace)
+
+
+def _on_two_nodes(job: OptimizationJob, runtime: OptimizationRuntime) -> Work:
+    work = plan.inspect(job, runtime, 0)
+    return replace(work, task=work.task.model_copy(update={"distributed": Distributed(num_nodes=2)}))
 
 
 def _election(namespace: str, name: str) -> Iterator[Attempt]:

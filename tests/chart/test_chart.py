@@ -15,7 +15,7 @@ from kubernetes import client, config
 import apiserver
 from chart.support import CHART, NAMESPACE, ROOT, Object, helm, render, the
 from contracts.bad_manifests import JOB, RUNTIME, changed
-from trimtab.api.names import MANAGED_LABEL
+from trimtab.api.names import MANAGED_LABEL, TEAM_LABEL
 from trimtab.settings import Settings
 
 pytestmark = pytest.mark.e2e
@@ -26,9 +26,10 @@ def pod_of(objects: list[Object]) -> Object:
     return pod
 
 
-def jobs_policies(*settings: str) -> list[Object]:
+def jobs_policies(*settings: str, name: str = "jobs") -> list[Object]:
     objects = render("networkPolicy.jobs.enabled=true", *settings)
-    return [item for item in objects if item["kind"] == "NetworkPolicy"]
+    policies = (item for item in objects if item["kind"] == "NetworkPolicy")
+    return [policy for policy in policies if policy["metadata"]["name"].endswith(f"-{name}")]
 
 
 def rules_of(objects: list[Object]) -> list[Object]:
@@ -103,6 +104,7 @@ class TestRendered:
             "delete batch/jobs",
             "deletecollection batch/jobs",
             "create events.k8s.io/events",
+            "create /services",
             "create /configmaps",
             "patch /configmaps",
         }
@@ -296,6 +298,18 @@ class TestRendered:
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [],
             "egress": [dns, egress],
+        }
+        done = apiserver.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(policy))
+        assert done.returncode == 0, done.stderr
+
+    def test_pods_that_train_together_reach_each_other(self) -> None:
+        [policy] = jobs_policies("networkPolicy.jobs.namespaces={default}", name="teams")
+        team = {"podSelector": {"matchLabels": {MANAGED_LABEL: "true", TEAM_LABEL: "true"}}}
+        assert policy["spec"] == {
+            **team,
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [team]}],
+            "egress": [{"to": [team]}],
         }
         done = apiserver.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(policy))
         assert done.returncode == 0, done.stderr

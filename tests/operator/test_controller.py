@@ -240,6 +240,27 @@ def test_killed_after_every_write_it_comes_to_the_same_end(namespace: str) -> No
     asyncio.run(main())
 
 
+def test_the_pods_of_trials_that_train_have_one_service_to_find_each_other_by(namespace: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client, node(client, namespace, Simulated()) as ran:
+            await add_runtime(client, namespace, distributed={"numNodes": 2})
+            splits = ("train", "calibration", "evaluation", "holdout")
+            job = await submit(
+                client,
+                namespace,
+                model={"uri": "pvc://models/m.safetensors", "format": "PyTorch", "factory": "net:make"},
+                data={split: {"uri": f"pvc://data/{split}.npz"} for split in splits},
+                techniques=[{"distill": {"epochs": {"values": [1, 2]}}}],
+            )
+            await lives_of(namespace, 1)  # also between the Service and the Job that needs it
+            assert await job_where(client, namespace, Complete="BaselineIsBest")
+            assert len(ran) == len(set(ran)) == 5
+            services = (await client.request("GET", objects.SERVICES.path(namespace)))["items"]
+            assert [service["metadata"]["name"] for service in services] == [f"trimtab-{job.metadata.uid}"]
+
+    asyncio.run(main())
+
+
 def test_two_that_act_at_once_do_no_harm(namespace: str) -> None:
     """What the lease prevents, and what a write that is late in spite of it amounts to."""
 

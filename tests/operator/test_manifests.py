@@ -12,7 +12,7 @@ from builders import make_job, make_runtime
 from trimtab import plan
 from trimtab.api.job import ObjectMeta, OptimizationJob
 from trimtab.api.monitor import ModelMonitor
-from trimtab.api.names import label_value
+from trimtab.api.names import TEAM_LABEL, label_value
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.work import Finalist, Stage, Task
 from trimtab.decisions import Work
@@ -23,6 +23,7 @@ from trimtab.manifests import (
     metadata_of,
     optimization_job_manifest,
     rule_manifest,
+    service_manifest,
     work_of,
 )
 
@@ -168,6 +169,57 @@ def test_a_job_is_one_attempt_but_for_pods_that_the_cluster_takes_away() -> None
     ignored, failed = spec["podFailurePolicy"]["rules"]
     assert (ignored["action"], ignored["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
     assert (failed["action"], failed["onExitCodes"]["values"]) == ("FailJob", [2])
+
+
+TORCH = {
+    "model": {"uri": "pvc://models/m.safetensors", "format": "PyTorch", "factory": "net:make"},
+    "data": {name: {"uri": f"pvc://data/{name}.npz"} for name in ("train", "calibration", "evaluation", "holdout")},
+    "techniques": [{"prune": {}}, {"distill": {}, "optional": True}, {"quantize": {}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("distributed", "enabled", "stage", "pods"),
+    [
+        ({"numNodes": 2, "numProcPerNode": 4}, "true", Stage.TRIAL, 2),
+        ({"numProcPerNode": 4}, "true", Stage.TRIAL, 1),
+        ({"numNodes": 2}, "false", Stage.TRIAL, 1),
+        ({"numNodes": 2}, "true", Stage.INSPECT, 1),
+        ({"numNodes": 2}, "true", Stage.PLAYOFF, 1),
+        (None, "true", Stage.TRIAL, 1),
+    ],
+    ids=["trains", "in one pod", "leaves the step out", "looks", "times", "not asked for"],
+)
+def test_only_a_trial_that_trains_has_several_pods(
+    distributed: dict[str, int] | None, enabled: str, stage: Stage, pods: int
+) -> None:
+    job, runtime = make_job(**TORCH), make_runtime(distributed=distributed)
+    trial = plan.trial(job, runtime, 2, {"distill.enabled": enabled}, 1)
+    work = works(job, runtime)[stage] if stage != Stage.TRIAL else trial
+    manifest, service = job_manifest(work, runtime, job), service_manifest(work, job)
+    assert work_of(manifest) == work
+    assert manifest["spec"].get("parallelism", 1) == manifest["spec"].get("completions", 1) == pods
+    assert (service is None) == (pods == 1)
+    assert ("completionMode" in manifest["spec"]) == ("subdomain" in pod(manifest)) == (pods > 1)
+    assert ("MASTER_ADDR" in environment(manifest)) == (pods > 1)
+    assert (TEAM_LABEL in manifest["spec"]["template"]["metadata"]["labels"]) == (pods > 1)
+    trains = stage == Stage.TRIAL and enabled == "true"
+    assert (work.task.distributed is not None) == (trains and distributed is not None)
+    shared = trains and "numProcPerNode" in (distributed or {})
+    assert ("/dev/shm" in [mount["mountPath"] for mount in container(manifest)["volumeMounts"]]) == shared
+    assert ("shm" in [volume["name"] for volume in pod(manifest)["volumes"]]) == shared
+
+
+def test_a_job_of_many_pods_has_names_that_are_labels() -> None:
+    """Of the longest names: Kubernetes refuses an Indexed Job whose pods' hostnames would be longer."""
+    job, runtime = make_job(**TORCH), make_runtime(distributed={"numNodes": 10})
+    metadata = job.metadata.model_copy(update={"name": "j" * 40, "uid": "01234567-89ab-cdef-0123-456789abcdef"})
+    job = job.model_copy(update={"metadata": metadata})
+    work = plan.trial(job, runtime, 128, {}, 9)
+    assert len(f"{work.name}-9") == 63
+    service = service_manifest(work, job)
+    assert service
+    assert len(service["metadata"]["name"]) <= 63
 
 
 def test_what_the_runtime_says_about_pods() -> None:

@@ -56,6 +56,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [list]
+# A headless one by which the pods of a trial that trains on several find each other; it goes with its job.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [create, get]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]

@@ -40,6 +40,7 @@ CLUSTER_RUNTIMES = Resource(f"/apis/{API_VERSION}", "clusteroptimizationruntimes
 MODEL_MONITORS = Resource(f"/apis/{API_VERSION}", "modelmonitors")
 JOBS = Resource("/apis/batch/v1", "jobs")
 PODS = Resource("/api/v1", "pods")
+SERVICES = Resource("/api/v1", "services")
 CONFIG_MAPS = Resource("/api/v1", "configmaps")
 EVENTS = Resource("/apis/events.k8s.io/v1", "events")
 LEASES = Resource("/apis/coordination.k8s.io/v1", "leases")

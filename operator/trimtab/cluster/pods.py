@@ -38,6 +38,7 @@ LOST = "if it is gone for good, delete its Node object"
 TOO_LATE = "DeadlineExceeded"
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
+INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class JobRecord:
     """Since when it is suspended: never by us, we delete Jobs."""
     queue: str = ""
     """What its label says, which Kueue may have set."""
+    pods: int = 1
+    """How many it has at a time: several where a step trains on several nodes."""
     gpus: int = 0
     """What each of its pods holds."""
     ran: float = 0.0
@@ -90,6 +93,7 @@ def record_of(job: Mapping[str, Any]) -> JobRecord:
         starting_since=_starting_since(job) if state == WorkState.ACTIVE else None,
         held_since=_held_since(job) if state == WorkState.ACTIVE else None,
         queue=metadata["labels"].get(QUEUE_LABEL, ""),
+        pods=max(1, job["spec"].get("parallelism", 1)),
         gpus=gpus(job),
         ran=_ran(job),
     )
@@ -204,7 +208,16 @@ def waiting_reason(pods: Sequence[Object], job: str, now: datetime) -> str:
     """Why no pod of an active Job is ready, or nothing if one is about to be."""
     if not pods:
         return f"no pod was created: kubectl describe job {job} says why"
-    pod = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    return next(filter(None, (_waits_for(pod, now) for pod in _newest(pods))), "")
+
+
+def _newest(pods: Sequence[Object]) -> Iterable[Object]:
+    """The newest of each index: the others were replaced."""
+    ordered = sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    return {_annotations(pod).get(INDEX_ANNOTATION): pod for pod in ordered}.values()
+
+
+def _waits_for(pod: Object, now: datetime) -> str:
     status = pod["status"]
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
@@ -254,8 +267,12 @@ def _ran(job: Mapping[str, Any]) -> float:
 
 
 def _held(job: JobRecord, pods: Sequence[Object]) -> float:
-    """For how many seconds the Job's pods had their resources, which are theirs once they have a node."""
-    return sum(_time_on_node(pod) for pod in pods) or job.ran
+    """For how many seconds the Job's pods had their resources, which are theirs once they have a node.
+
+    Of several, those that still ran were deleted when the Job ended: they had theirs for as long as it took.
+    """
+    gone = max(0, job.pods - len(pods)) / job.pods
+    return sum(_time_on_node(pod) for pod in pods) + gone * job.ran or job.ran
 
 
 def _time_on_node(pod: Object) -> float:
@@ -268,12 +285,13 @@ def _time_on_node(pod: Object) -> float:
 
 
 def _starting_since(job: Mapping[str, Any]) -> datetime | None:
-    """None while the Job is suspended, and once its pod is ready.
+    """None while the Job is suspended, and once its pods are ready.
 
     Until its controller has taken note that it is no longer suspended, its times are those of before.
     """
     status = job.get("status", {})
-    if job["spec"].get("suspend") or _suspended(job) or status.get("ready"):
+    begun = status.get("ready", 0) + status.get("succeeded", 0) >= job["spec"].get("parallelism", 1)
+    if job["spec"].get("suspend") or _suspended(job) or begun:
         return None
     return datetime.fromisoformat(status.get("startTime") or job["metadata"]["creationTimestamp"])
 
@@ -293,11 +311,11 @@ def _suspended(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _left_by(job: JobRecord, pods: Sequence[Object]) -> tuple[Report | None, str]:
     """The report of the pod that decided the Job's end, and what to say where there is none."""
-    if not pods and job.reason.startswith(TOO_LATE):
+    pod = _last_of_index_0(pods) if job.pods == 1 or job.state == WorkState.SUCCEEDED else _first_to_fail(pods)
+    if pod is None and job.reason.startswith(TOO_LATE):
         return None, job.reason  # such a Job deletes its pods
-    if not pods:
+    if pod is None:
         return None, "the pod was deleted before its report was read" + (f" ({job.reason})" if job.reason else "")
-    pod = max(pods, key=lambda pod: (pod["status"].get("phase") == "Succeeded", _finished_at(pod)))
     ended = _container(pod["status"]).get("state", {}).get("terminated", {})
     text = ended.get("message", "")
     try:
@@ -307,6 +325,28 @@ def _left_by(job: JobRecord, pods: Sequence[Object]) -> tuple[Report | None, str
     if report.version != WORK_VERSION:
         return None, f"a report of version {report.version}, not {WORK_VERSION}: name another image in the runtime"
     return report, ""
+
+
+def _last_of_index_0(pods: Sequence[Object]) -> Object | None:
+    """One that the cluster took away was replaced. Pods of other indices only help, and leave no report."""
+    ours = [pod for pod in pods if _annotations(pod).get(INDEX_ANNOTATION, "0") == "0"]
+    return max(ours, key=lambda pod: (pod["status"].get("phase") == "Succeeded", _finished_at(pod)), default=None)
+
+
+def _first_to_fail(pods: Sequence[Object]) -> Object | None:
+    """Of pods that train together: the others fail because they lose it, or are deleted."""
+    failed = [pod for pod in pods if pod["status"].get("phase") == "Failed" and not _disrupted(pod)]
+    return min(failed, key=_finished_at, default=None)
+
+
+def _disrupted(pod: Object) -> bool:
+    conditions = pod["status"].get("conditions", [])
+    return any(c["type"] == "DisruptionTarget" and c["status"] == "True" for c in conditions)
+
+
+def _annotations(pod: Object) -> Mapping[str, str]:
+    annotations: Mapping[str, str] = pod["metadata"].get("annotations", {})
+    return annotations
 
 
 def _why(pod: Object, ended: Mapping[str, Any], text: str, reason: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from trimtab.documents import Refused, read_job
+from trimtab.api.runtime import OptimizationRuntime
+from trimtab.documents import Refused, read_documents, read_job
 from trimtab.local import run_local
 from trimtab.voice import Said, ended, following, speak
 
@@ -16,6 +18,12 @@ def main(given: argparse.Namespace) -> int:
 
 def _run(given: argparse.Namespace) -> Said:
     job = read_job(given.job)
+    for runtime in read_documents(given.job):
+        if isinstance(runtime, OptimizationRuntime) and runtime.spec.distributed:
+            sys.stderr.write(
+                f"{given.job}: {runtime.kind} {runtime.metadata.name}: spec.distributed is for clusters: "
+                "here a step that trains is one process\n"
+            )
     folder = given.out or Path(".trimtab") / job.metadata.name
     with following(given, job.spec) as follower:
         status = run_local(job, folder, _volumes(given.volume), follower)
