@@ -283,11 +283,15 @@ def _message(trigger: TriggerStatus, failures: Mapping[str, str], hold: Hold | N
 
 
 def _events(before: ModelMonitorStatus, after: ModelMonitorStatus, create: OptimizationJob | None) -> Iterator[Event]:
-    """Transitions only: a job starts, a trigger begins to wait for another reason, the last alert is over."""
-    if create:
-        key = create.metadata.annotations[TRIGGER_ANNOTATION]
-        alert = next(trigger.alert for trigger in after.triggers if trigger.key == key)
-        yield Event(EventReason.TRIGGERED, f"{alert}: starting job {create.metadata.name}")
+    """Transitions only: a job starts, a trigger begins to wait for another reason, the last alert is over.
+
+    A job that was created before the status could be written is told of when it is recognized.
+    """
+    begun = {trigger.key for trigger in before.triggers if trigger.job}
+    created = create.metadata.annotations[TRIGGER_ANNOTATION] if create else ""
+    for trigger in after.triggers:
+        if trigger.key == created or (trigger.job and trigger.key not in begun):
+            yield Event(EventReason.TRIGGERED, f"{trigger.alert}: starting job {trigger.job}")
     waited = {trigger.key: _reason(trigger) for trigger in before.triggers}
     for trigger in _waiting(after):
         if _reason(trigger) != waited.get(trigger.key):

@@ -167,12 +167,13 @@ def test_every_kind_of_call(name: str, kubeconfig: str, monkeypatch: pytest.Monk
             async def check(call: str) -> None:
                 try:
                     life, proxy = await one(at(call, fault))
+                    undisturbed, honest = await first
+                    assert proxy.met == Counter({call: proxy.met[call]})
+                    assert proxy.met[call] >= min(REPEATED, honest.seen[call])
+                    life.check(MONITOR, undisturbed, told_all and call != "POST events")
                 except AssertionError as error:
-                    raise AssertionError(f"{call}: {error}") from None
-                undisturbed, honest = await first
-                assert proxy.met == Counter({call: proxy.met[call]}), call
-                assert proxy.met[call] >= min(REPEATED, honest.seen[call]), call
-                life.check(MONITOR, undisturbed, told_all and call != "POST events")
+                    error.add_note(f"{name} at {call}")
+                    raise
 
             async with asyncio.TaskGroup() as group:
                 first = group.create_task(one(nothing))

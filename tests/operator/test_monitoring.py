@@ -13,6 +13,7 @@ from builders import NOW
 from monitors import MonitorWorld, make_alert, make_monitor
 from trimtab.alerts import Alert
 from trimtab.api.monitor import TRIGGERS_KEPT, ModelMonitorStatus
+from trimtab.api.names import EventReason
 from trimtab.monitoring import record
 
 LATENCY = "ModelLatencyHigh"
@@ -178,12 +179,19 @@ def test_scenario(scenario: list[tuple[Happening, Then]]) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
 def test_killed_before_any_status_is_written_the_end_is_the_same(scenario: list[tuple[Happening, Then]]) -> None:
-    world = MonitorWorld()
+    world, undisturbed = MonitorWorld(), MonitorWorld()
     for happens, then in scenario:
         happens(world)
         world.reconcile(killed=True)
         world.reconcile()
         assert (world.monitor.status.state, len(world.jobs)) == (then.state, then.jobs)
+        happens(undisturbed)
+        undisturbed.reconcile()
+        assert starts_told(world) == starts_told(undisturbed)
+
+
+def starts_told(world: MonitorWorld) -> set[str]:
+    return {event.message for event in world.events if event.reason == EventReason.TRIGGERED}
 
 
 def test_the_job_says_where_it_comes_from() -> None:
