@@ -237,11 +237,9 @@ class Controller:
 
     async def _write(self, key: Key, about: ObjectMeta, old: Record, new: Record) -> bool:
         """Write the status if it changed; our view is then the server's answer. True if something was written."""
-        if old == new:
-            return False
         shelf, resource = self._world.shelves[key.kind], RESOURCES[key.kind]
         try:
-            stored = await objects.write_status(self._client, resource, about, old.wire(), new.wire())
+            stored = await objects.write_status(self._client, resource, about, old, new)
         except NotFound:
             # Deleted, and no watch has told us.
             shelf.objects.pop(key.name, None)

@@ -29,7 +29,7 @@ from trimtab.decisions import Decision, Observed, ObservedWork, Refusal, Work, W
 from trimtab.harvest import fold, settle
 from trimtab.recipe import explore
 from trimtab.report import so_far
-from trimtab.search import propose
+from trimtab.search import Exploration, propose
 from trimtab.select import finalists, score, select
 from trimtab.space import Tried
 from trimtab.stopping import given_up, patience, why_stopped
@@ -214,11 +214,13 @@ def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRunti
     search = job.spec.search
     stopped = "" if _running(job.status.trials) else job.status.search_stopped
     job = _with_status(job, settle(job.status, job.status.model_copy(update={"trials": trials}), observed))
+    exploration: Exploration | None = None
     while not stopped and _running(trials) < search.parallelism:
         if stopped := why_stopped(job, trials, now):
             break
         index = _free_index(trials)
-        point = propose(explore(job), search.seed, index, _history(job, trials))
+        exploration = exploration or explore(job)
+        point = propose(exploration, search.seed, index, _history(job, trials))
         if point is None:
             stopped = SPACE_TRIED
             break

@@ -136,7 +136,7 @@ class Server:
             status = record(monitor.status, found, datetime.now(UTC))
             try:
                 stored = await objects.write_status(
-                    self.client, objects.MODEL_MONITORS, monitor.metadata, monitor.status.wire(), status.wire()
+                    self.client, objects.MODEL_MONITORS, monitor.metadata, monitor.status, status
                 )
             except Conflict:
                 shelf.refresh(await objects.get(self.client, objects.MODEL_MONITORS, *name))

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Any
 
-from pydantic.alias_generators import to_camel
-
-from trimtab.api.base import Spec
+from trimtab.api.base import Spec, to_camel
 from trimtab.api.techniques import IntRange, Range, Scale, Searched, Step, chosen
 
 Point = Mapping[str, str]

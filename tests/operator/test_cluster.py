@@ -134,24 +134,24 @@ def test_a_status_is_written_on_the_version_it_was_decided_on_and_only_if_it_cha
             job = await submit(client, namespace)
             kind, old = objects.OPTIMIZATION_JOBS, job.status
             new = old.model_copy(update={"state": "Inspecting", "inspection": Inspection(samples={"holdout": 3})})
-            stored = await objects.write_status(client, kind, job.metadata, old.wire(), new.wire())
+            stored = await objects.write_status(client, kind, job.metadata, old, new)
             assert stored is not None
             assert stored["status"]["inspection"]["samples"] == {"holdout": 3}
             with pytest.raises(Conflict):
-                await objects.write_status(client, kind, job.metadata, old.wire(), new.wire())
+                await objects.write_status(client, kind, job.metadata, old, new)
 
             calls.clear()
             about = metadata_of(stored)
-            assert await objects.write_status(client, kind, about, new.wire(), new.wire()) is None
+            assert await objects.write_status(client, kind, about, new, new) is None
             assert calls == []
 
-            cleared = await objects.write_status(client, kind, about, new.wire(), old.wire())
+            cleared = await objects.write_status(client, kind, about, new, old)
             assert cleared is not None
             assert "inspection" not in cleared["status"]
 
             await objects.delete(client, kind, namespace, "m", uid=job.metadata.uid)
             with pytest.raises(NotFound):
-                await objects.write_status(client, kind, metadata_of(cleared), old.wire(), new.wire())
+                await objects.write_status(client, kind, metadata_of(cleared), old, new)
 
     run(scenario)
 

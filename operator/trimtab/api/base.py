@@ -12,10 +12,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    alias_generators,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -35,6 +42,15 @@ class Rule:
     holds: Callable[[Any], bool] | None = None
 
 
+to_camel = cache(alias_generators.to_camel)
+"""A field's name on the wire. Settings are named so at every turn, and pydantic's own is four regular expressions."""
+
+
+@cache
+def _compiled(regex: str) -> re.Pattern[str]:
+    return re.compile(regex, re.ASCII)
+
+
 @dataclass(frozen=True)
 class Pattern:
     """The form a string must have, and how to say so: `Annotated[str, Pattern(r"^[0-9]+%$", "a percent such as 1%")]`.
@@ -47,7 +63,7 @@ class Pattern:
 
     def check(self, text: str) -> str:
         """The text itself. Raises ValueError where it has another form."""
-        if not re.fullmatch(self.regex, text, re.ASCII):
+        if not _compiled(self.regex).fullmatch(text):
             raise ValueError(f"{text!r} is not {self.expected}")
         return text
 
@@ -103,6 +119,10 @@ class Spec(BaseModel):
         for rule in self.rules:
             if rule.holds is not None and not rule.holds(self):
                 raise ValueError(rule.message)
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Frozen, so one will do: pydantic copies the default of a field for every model that leaves it out."""
         return self
 
     def wire(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ digits, and decisions read those, never the more precise numbers of a pod's repo
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -204,7 +204,3 @@ class OptimizationJobStatus(Record):
     hardware: Hardware | None = None
     cost: Cost = Cost()
     state: str = Field("", description="The reason of the summary condition, for kubectl get.")
-
-    def wire(self) -> dict[str, Any]:
-        """The JSON form for a PATCH: what is unset is null, so that a merge patch also clears it."""
-        return self.model_dump(mode="json", by_alias=True)

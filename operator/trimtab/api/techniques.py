@@ -15,9 +15,8 @@ from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field
-from pydantic.alias_generators import to_camel
 
-from trimtab.api.base import Rule, Spec, exactly_one, exactly_one_cel
+from trimtab.api.base import Rule, Spec, exactly_one, exactly_one_cel, to_camel
 from trimtab.api.quantities import Decimal, Percent
 
 T = TypeVar("T")
@@ -338,7 +337,8 @@ class Techniques(Spec):
     distill: Distill | None = None
 
 
-TECHNIQUES = tuple(map(to_camel, Techniques.model_fields))
+_NAMES = {name: to_camel(name) for name in Techniques.model_fields}
+TECHNIQUES = tuple(_NAMES.values())
 """Their names as people write them, which are also the names in points, reports and the table in `trimtab_jobs`."""
 
 TRAINING = frozenset({"distill"})
@@ -361,7 +361,7 @@ class Step(Techniques):
     @property
     def technique(self) -> str:
         """The name of the one technique this step holds, as people write it."""
-        return to_camel(self._held[0])
+        return _NAMES[self._held[0]]
 
     @property
     def trains(self) -> bool:
@@ -373,5 +373,7 @@ class Step(Techniques):
 
     @property
     def _held(self) -> tuple[str, Spec]:
-        given = ((name, getattr(self, name)) for name in Techniques.model_fields)
-        return next((name, config) for name, config in given if config is not None)
+        for name in _NAMES:
+            if (config := getattr(self, name)) is not None:
+                return name, config
+        raise AssertionError("the rule of a step was not checked")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from trimtab.api.base import Record
 from trimtab.api.job import ObjectMeta
 from trimtab.api.names import API_VERSION, GROUP
 from trimtab.cluster.client import APPLY_PATCH, MERGE_PATCH, METADATA_ONLY, Client, Object
@@ -95,14 +96,14 @@ async def delete_all(client: Client, resource: Resource, namespace: str, selecto
 
 
 async def write_status(
-    client: Client, resource: Resource, metadata: ObjectMeta, old: Mapping[str, Any], new: Mapping[str, Any]
+    client: Client, resource: Resource, metadata: ObjectMeta, old: Record, new: Record
 ) -> Object | None:
     """Make the object's status `new`, given that the version in `metadata` holds `old`.
 
     The answer, or None if there is nothing to write. Raises Conflict if the object has changed since, NotFound if it
     is gone.
     """
-    change = merge_patch(_bare(old), _bare(new))
+    change = status_patch(old, new)
     if not change:
         return None
     body = {"metadata": {"resourceVersion": metadata.resource_version}, "status": change}
@@ -155,6 +156,16 @@ async def versions(client: Client, resource: Resource, namespaces: Sequence[str 
     return found
 
 
+def status_patch(old: Record, new: Record) -> dict[str, Any]:
+    """The merge patch that turns one status into the other. Only what differs is written out to be compared.
+
+    Without nulls but for what is to go: inside a list, a merge patch would store them, and a schema refuses them.
+    """
+    changed = {name for name in type(new).model_fields if getattr(old, name) != getattr(new, name)}
+    before, after = (r.model_dump(mode="json", by_alias=True, exclude_none=True, include=changed) for r in (old, new))
+    return merge_patch(before, after)
+
+
 def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """What turns `old` into `new` (RFC 7386): changed members, and null for those that are gone. Lists are values."""
     patch: dict[str, Any] = {name: None for name in old if name not in new}
@@ -166,13 +177,6 @@ def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any
         elif value != before or name not in old:
             patch[name] = value
     return patch
-
-
-def _bare(value: Any) -> Any:
-    """Without nulls: inside a list, a merge patch would store them, and a structural schema refuses them."""
-    if isinstance(value, Mapping):
-        return {name: _bare(member) for name, member in value.items() if member is not None}
-    return [_bare(member) for member in value] if isinstance(value, list) else value
 
 
 def _same_controller(stored: Object, manifest: Object) -> bool:
