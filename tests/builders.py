@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.status import Claim, Inspection, Interval, OptimizationJobStatus, Verdict
 from trimtab.api.work import ErrorKind, Measurement, Report, Stage, Task, Timing, WorkError
 from trimtab.decisions import Decision, Event, Observed, ObservedWork, Work, WorkState
+from trimtab.harvest import Outcomes
 from trimtab.reconcile import reconcile
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -156,6 +157,7 @@ class World:
         runtimes = [self.runtime] if self.runtime else []
         observed = Observed(admit(self.job, runtimes, ()), tuple(self.works.values()))
         decision = reconcile(self.job, observed, self.now)
+        assert reconcile(self.job, replace(observed, works=self.looked_at()), self.now) == decision
         for work in decision.create:
             if work.name not in self.works:
                 self.started.append(work.name)
@@ -164,6 +166,12 @@ class World:
             self.works.pop(name, None)
         self.write(decision)
         return decision
+
+    def looked_at(self) -> tuple[ObservedWork, ...]:
+        """What an operator observes: no work that has ended and whose outcome is in the status."""
+        known = Outcomes(self.job.status)
+        places = [(seen, (seen.work.task.stage, seen.work.task.trial)) for seen in self.works.values()]
+        return tuple(seen for seen, place in places if seen.state == WorkState.ACTIVE or place not in known)
 
     def write(self, decision: Decision) -> None:
         """Write the status as the API server would store it, and tell the events."""

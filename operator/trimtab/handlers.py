@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ logger = logging.getLogger(__name__)
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises SystemExit where the cluster refuses what cannot be done without."""
     logs.configure(settings.log_level, settings.log_format)
+    _collect_rarely()
     refusals: list[str] = []
     again = True
     while again and not refusals:
@@ -65,6 +67,16 @@ def run(settings: Settings) -> None:
     if refusals:  # outside, or what is raised comes as a group with a traceback
         logger.critical("%s", "; ".join(refusals))
         raise SystemExit(1)
+
+
+def _collect_rarely() -> None:
+    """Look for cycles after more allocations than Python does by itself: that took a seventh of all CPU here.
+
+    Thousands of stored objects are looked through each time, and hardly anything of ours is a cycle.
+    """
+    gc.collect()
+    gc.freeze()  # what was imported stays
+    gc.set_threshold(10_000, 20, 50)
 
 
 @dataclass(frozen=True)
@@ -244,6 +256,8 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 10
     settings.queueing.worker_limit = None
     settings.process.ultimate_exiting_timeout = 25
+    # An object's worker holds what it was last given while it waits for more: 27 kB each, and thousands after a list.
+    settings.queueing.idle_timeout = 0.1
     settings.persistence.diffbase_storage = _NoDiffs()
     return settings
 

@@ -14,7 +14,7 @@ from trimtab.api.metrics import Metrics
 from trimtab.api.model import BYTES, EngineName, Metric
 from trimtab.api.quantities import decimal
 from trimtab.api.status import CandidateStatus, OptimizationJobStatus, Published, TrialState, TrialStatus
-from trimtab.api.work import Measurement, Report, Stage, Task, Timing
+from trimtab.api.work import Measurement, Report, Stage, Timing
 from trimtab.conditions import is_finished
 from trimtab.decisions import Observed, ObservedWork, WorkState
 from trimtab.plan import BASELINE_TRIAL
@@ -36,24 +36,30 @@ def fold(status: OptimizationJobStatus, observed: Observed) -> OptimizationJobSt
 
 def settle(before: OptimizationJobStatus, after: OptimizationJobStatus, observed: Observed) -> OptimizationJobStatus:
     """`after`, charged with the GPUs of all work that it has the outcome of and `before` has not, every attempt's."""
-    held = (seen for seen in observed.works if seen.gpu_seconds)
-    ended = (s for s in held if _settled(after, s.work.task) and not _settled(before, s.work.task))
-    spent = sum(seen.gpu_seconds for seen in ended)
+    known, new = Outcomes(before), Outcomes(after)
+    held = ((seen.gpu_seconds, (seen.work.task.stage, seen.work.task.trial)) for seen in observed.works)
+    spent = sum(seconds for seconds, work in held if seconds and work in new and work not in known)
     if not spent:
         return after
     total = decimal(float(after.cost.gpu_seconds) + spent)
     return after.model_copy(update={"cost": after.cost.model_copy(update={"gpu_seconds": total})})
 
 
-def _settled(status: OptimizationJobStatus, task: Task) -> bool:
-    """Whether nothing more is expected of this work."""
-    known = {
-        Stage.INSPECT: status.inspection is not None,
-        Stage.TRIAL: any(t.index == task.trial and t.state != TrialState.RUNNING for t in status.trials),
-        Stage.PLAYOFF: status.playoff_done,
-        Stage.PUBLISH: status.claim is not None,
-    }
-    return known[task.stage] or is_finished(status.conditions)
+class Outcomes:
+    """The work, by stage and trial, whose outcome a status has: no attempt at it that has ended is looked at again."""
+
+    def __init__(self, status: OptimizationJobStatus) -> None:
+        self._all = is_finished(status.conditions)
+        self._stages = {
+            Stage.INSPECT.value: status.inspection is not None,
+            Stage.PLAYOFF.value: status.playoff_done,
+            Stage.PUBLISH.value: status.claim is not None,
+        }
+        self._trials = frozenset(t.index for t in status.trials if t.state != TrialState.RUNNING)
+
+    def __contains__(self, work: tuple[str, int | None]) -> bool:
+        stage, trial = work
+        return self._all or self._stages.get(stage, stage == Stage.TRIAL and trial in self._trials)
 
 
 def _order(seen: ObservedWork) -> tuple[int, int, int]:

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from trimtab.api.names import ATTEMPT_LABEL, GROUP, QUEUE_LABEL
 from trimtab.api.work import WORK_VERSION, Report, Task
@@ -69,6 +70,9 @@ class JobRecord:
     """What each of its pods holds."""
     ran: float = 0.0
     """Seconds from its start to its end, if it has ended, times its pods."""
+    stage: str = ""
+    """What the Task is about, so that few have to be read; nothing if it cannot be."""
+    trial: int | None = None
 
 
 def record_of(job: Mapping[str, Any]) -> JobRecord:
@@ -79,6 +83,8 @@ def record_of(job: Mapping[str, Any]) -> JobRecord:
         name = f"{metadata['namespace']}/{metadata['name']}"
         raise ValueError(f"Job {name} belongs to no {OWNER} of {GROUP}")
     state, reason = _ending(job)
+    task = task_text(job)
+    stage, trial = _about(task)
     return JobRecord(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -87,7 +93,7 @@ def record_of(job: Mapping[str, Any]) -> JobRecord:
         owner=owner["name"],
         owner_uid=owner["uid"],
         attempt=int(metadata["labels"].get(ATTEMPT_LABEL, 0)),
-        task=task_text(job),
+        task=task,
         state=state,
         reason=reason,
         starting_since=_starting_since(job) if state == WorkState.ACTIVE else None,
@@ -96,7 +102,17 @@ def record_of(job: Mapping[str, Any]) -> JobRecord:
         pods=max(1, job["spec"].get("parallelism", 1)),
         gpus=gpus(job),
         ran=_ran(job),
+        stage=stage,
+        trial=trial,
     )
+
+
+def _about(task: str) -> tuple[str, int | None]:
+    try:
+        found = from_json(task)
+    except ValueError:
+        found = None
+    return (found.get("stage", ""), found.get("trial")) if isinstance(found, dict) else ("", None)
 
 
 class Pods:

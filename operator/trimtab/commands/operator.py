@@ -8,18 +8,18 @@ import sys
 
 from pydantic import ValidationError
 
-from trimtab import selfcheck
 from trimtab.api.problems import problems
 from trimtab.errors import ClusterError
 from trimtab.handlers import run
 from trimtab.settings import Settings
-from trimtab.voice import BAD_INPUT
 
 
 def main(given: argparse.Namespace) -> int:
     try:
         settings = Settings.from_environment()
     except ValidationError as error:
+        from trimtab.voice import BAD_INPUT
+
         sys.stderr.write("".join(f"settings: {line}\n" for line in problems(error, Settings)))
         return BAD_INPUT
     if given.check:
@@ -29,6 +29,8 @@ def main(given: argparse.Namespace) -> int:
 
 
 def _check(settings: Settings, host: str) -> int:
+    from trimtab import selfcheck
+
     try:
         found = asyncio.run(selfcheck.problems(settings, host))
     except ClusterError as error:
