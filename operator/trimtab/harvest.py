@@ -36,9 +36,11 @@ def fold(status: OptimizationJobStatus, observed: Observed) -> OptimizationJobSt
 
 def settle(before: OptimizationJobStatus, after: OptimizationJobStatus, observed: Observed) -> OptimizationJobStatus:
     """`after`, charged with the GPUs of all work that it has the outcome of and `before` has not, every attempt's."""
+    held = [(s.gpu_seconds, (s.work.task.stage, s.work.task.trial)) for s in observed.works if s.gpu_seconds]
+    if not held:
+        return after
     known, new = Outcomes(before), Outcomes(after)
-    held = ((seen.gpu_seconds, (seen.work.task.stage, seen.work.task.trial)) for seen in observed.works)
-    spent = sum(seconds for seconds, work in held if seconds and work in new and work not in known)
+    spent = sum(seconds for seconds, work in held if work in new and work not in known)
     if not spent:
         return after
     total = decimal(float(after.cost.gpu_seconds) + spent)

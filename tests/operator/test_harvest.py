@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from builders import World, make_job, report_for, scopes
+from builders import World, lost, make_job, report_for, scopes
 from trimtab.api.model import Metric
 from trimtab.api.work import Report, Stage
+from trimtab.conditions import is_finished
 from trimtab.decisions import ObservedWork, Work, WorkState
+from trimtab.harvest import Outcomes
 
 PRICED = {
     "metrics": {"pricePerHour": "3.6"},
@@ -66,3 +68,24 @@ def test_a_million_requests_cost_what_their_median_latency_takes() -> None:
 def test_sizes_are_kept_to_the_byte() -> None:
     seen = World(make_job(), truth=lambda settings, engine: scopes(settings, engine).__class__(size=123456789))
     assert seen.run().trials[0].candidates[0].metrics["size"] == "123456789"
+
+
+def test_what_a_status_has_the_outcome_of() -> None:
+    """That no decision depends on the rest of it any more, the simulated world asserts at every step."""
+    seen = World(make_job(), sabotage=lambda work: lost(work) if work.task.trial == 2 else None)
+    places = [("Inspect", None), ("Trial", 1), ("Trial", 2), ("Playoff", None), ("Publish", None), ("Nonsense", None)]
+    known = []
+    while not is_finished(seen.job.status.conditions):
+        known.append(
+            [stage + str(trial or "") for stage, trial in places if (stage, trial) in Outcomes(seen.job.status)]
+        )
+        seen.step()
+    assert known == [
+        [],
+        [],
+        ["Inspect"],
+        ["Inspect", "Trial1"],
+        ["Inspect", "Trial1"],
+        ["Inspect", "Trial1", "Trial2", "Playoff"],  # nobody was left to time
+    ]
+    assert all(place in Outcomes(seen.job.status) for place in places)
