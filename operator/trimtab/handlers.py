@@ -28,7 +28,7 @@ import uvloop
 
 from trimtab import logs
 from trimtab.api.names import GROUP, VERSION
-from trimtab.cluster.client import Client
+from trimtab.cluster.client import PAGE, Client
 from trimtab.controller import RESOURCES, Controller
 from trimtab.errors import ClusterError, NotFound, Temporary
 from trimtab.feeds import Feeds
@@ -251,7 +251,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.watching.connect_timeout = 10
     # Bookmarks come once a minute: a stream without even those is dead.
     settings.watching.inactivity_timeout = 70
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = PAGE
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
     settings.queueing.worker_limit = None

@@ -81,7 +81,10 @@ async def listing(client: Client, path: str, query: Query = ()) -> AsyncIterator
     async for page in client.pages(path, query):
         # Every page of one list has the version of its first.
         version = int(page["metadata"]["resourceVersion"])
-        for item in page["items"]:
+        items = page["items"]
+        items.reverse()
+        while items:  # none is kept while the next page is asked for: as stored, an object takes tens of kB
+            item = items.pop()
             uids.add(item["metadata"]["uid"])
             yield Seen(item)
     yield Listed(frozenset(uids), version)
