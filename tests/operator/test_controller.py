@@ -243,7 +243,7 @@ def test_killed_after_every_write_it_comes_to_the_same_end(namespace: str) -> No
 def test_the_pods_of_trials_that_train_have_one_service_to_find_each_other_by(namespace: str) -> None:
     async def main() -> None:
         async with await Client.connect() as client, node(client, namespace, Simulated()) as ran:
-            await add_runtime(client, namespace, distributed={"numNodes": 2})
+            await add_runtime(client, namespace, distributed={"numNodes": 2}, customCode="Allow")
             splits = ("train", "calibration", "evaluation", "holdout")
             job = await submit(
                 client,
