@@ -47,6 +47,12 @@ def inspect_manifest(job: OptimizationJob, **runtime: Any) -> Object:
     return job_manifest(plan.inspect(job, settings, 0), settings, job)
 
 
+def without_scheduler(manifest: Object) -> Object:
+    """The Job, whose pods are not the scheduler's: it finds no node, and contradicts what a kubelet says of one."""
+    manifest["spec"]["template"]["spec"]["schedulerName"] = "nobody"
+    return manifest
+
+
 def config_map(namespace: str, owner: OptimizationJob, **data: str) -> Object:
     metadata = {"name": "c", "namespace": namespace, "ownerReferences": [owner_reference(owner)]}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
@@ -354,9 +360,7 @@ def test_what_a_job_spent_on_gpus(
             "activeDeadline": "2s" if ending is outlives_its_deadline else "1h",
         }
         manifest = inspect_manifest(await submit(client, namespace), **runtime)
-        # Else the cluster's scheduler, which finds no node, contradicts what the kubelet says of the pod's.
-        manifest["spec"]["template"]["spec"]["schedulerName"] = "nobody"
-        job = await objects.create(client, objects.JOBS, manifest)
+        job = await objects.create(client, objects.JOBS, without_scheduler(manifest))
         await ending(Kubelet(client), job)
         record = record_of(await ended(client, job))
         (seen,) = await Pods(client).observe([record], datetime.now(UTC))
@@ -436,14 +440,17 @@ async def looked_at_by_the_scheduler(kubelet: Kubelet, job: Object) -> None:
 )
 def test_why_a_pod_does_not_start(namespace: str, state: Object | None, message: str, skew: timedelta) -> None:
     async def scenario(client: Client) -> None:
-        job = await objects.create(client, objects.JOBS, inspect_manifest(await submit(client, namespace)))
+        manifest = inspect_manifest(await submit(client, namespace))
         kubelet, pods = Kubelet(client), Pods(client)
-        await looked_at_by_the_scheduler(kubelet, job)
         if state:
+            job = await objects.create(client, objects.JOBS, without_scheduler(manifest))
             scheduled = {"type": "PodScheduled", "status": "True"}
             await kubelet.report(
                 job, "Pending", {"conditions": [scheduled], "containerStatuses": [container_status(state)]}
             )
+        else:
+            job = await objects.create(client, objects.JOBS, manifest)
+            await looked_at_by_the_scheduler(kubelet, job)
         record = record_of(await objects.get(client, objects.JOBS, namespace, job["metadata"]["name"]))
         assert record.starting_since is not None
         first = record.starting_since + skew
