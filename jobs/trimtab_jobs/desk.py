@@ -18,10 +18,10 @@ from trimtab_jobs import onnx_model
 from trimtab_jobs.data import Array, Splits
 from trimtab_jobs.engines import EngineOptions, Session, engine
 from trimtab_jobs.errors import InvalidInput
-from trimtab_jobs.evaluate import Judge, measure
+from trimtab_jobs.evaluate import Judge, measure, one_line
 from trimtab_jobs.hardware import hardware
 from trimtab_jobs.inputs import Fetched, fetch
-from trimtab_jobs.metrics import choose
+from trimtab_jobs.metrics import NoMetric, choose
 from trimtab_jobs.model import Model
 from trimtab_jobs.pipeline import Context, convert
 from trimtab_jobs.ranks import Ranks
@@ -159,11 +159,21 @@ class Desk:
     def model(self, artifact: str) -> Model:
         return self.store.model(artifact)
 
-    def measure(self, artifact: str) -> list[Measurement]:
-        """The artifact on every engine of the target, over the evaluation split."""
-        found = []
+    def measure(self, artifact: str, reference: bool = False) -> list[Measurement]:
+        """The artifact on every engine of the target, over the evaluation split.
+
+        A metric that cannot be computed is a finding about a candidate. Of the reference, what all are compared with
+        on the first engine, it raises NoMetric.
+        """
+        found: list[Measurement] = []
+        model, split = self.model(artifact), self.splits.evaluation
         for name in self.task.target.engines:
-            measured = measure(name, self.model(artifact), self.splits.evaluation, self.options, self.judge)
+            try:
+                measured = measure(name, model, split, self.options, self.judge)
+            except NoMetric as error:
+                if reference and not found:
+                    raise
+                measured = Measurement(engine=name, executed=False, note=one_line(error))
             log.info("%s: %s", name.value, _show(measured))
             found.append(measured)
         return found

@@ -23,7 +23,7 @@ from trimtab_jobs.data import Array, Split, Splits
 from trimtab_jobs.engines import EngineOptions, NotExecutable, Session, engine
 from trimtab_jobs.errors import InvalidInput, Temporary, WorkFailure
 from trimtab_jobs.memory import loaded_memory
-from trimtab_jobs.metrics import Batch, Rows, join, quality
+from trimtab_jobs.metrics import Batch, NoMetric, Rows, join, quality
 from trimtab_jobs.model import Model
 from trimtab_jobs.timing import Bounds, Call, Race, race
 
@@ -74,10 +74,13 @@ class Judge:
         return {metric: join(parts) for metric, parts in kept.items()}
 
     def value(self, metric: Metric, rows: Rows, split: Split) -> float:
-        """One metric of the rows of a whole split. Raises InvalidInput if it is no number."""
+        """One metric of the rows of a whole split. Raises NoMetric if it is no number."""
         found = self.qualities[metric].value(rows, split.labels)
         if not math.isfinite(found):
-            raise InvalidInput(f"{metric} is {found} on data.{split.name}: check the labels, or name another metric")
+            custom = self.settings.custom if metric == Metric.CUSTOM else None
+            told = f"metrics.custom.function {custom.function} returned {found}" if custom else f"{metric} is {found}"
+            cause = "the function" if custom else "the labels"
+            raise NoMetric(f"{told} on data.{split.name}: check {cause}, or name another metric")
         return found
 
     def values(self, session: Session, split: Split) -> dict[Metric, float]:
@@ -119,7 +122,8 @@ class NotANumber(InvalidInput):
 def measure(name: EngineName, model: Model, split: Split, options: EngineOptions, judge: Judge) -> Measurement:
     """Quality, latency and size of a model on one engine, and what else the job asks for.
 
-    An engine that cannot run the model is a finding, not a failure: `executed` is False and `note` says why.
+    An engine that cannot run the model is a finding, not a failure: `executed` is False and `note` says why. Raises
+    NoMetric, which is not about the engine.
     """
     started = time.monotonic()
     found = _measure(name, model, split, options, judge)
@@ -136,10 +140,10 @@ def _measure(name: EngineName, model: Model, split: Split, options: EngineOption
         return Measurement(engine=name, metrics=metrics)
     except NotExecutable as built:
         return Measurement(engine=name, executed=False, metrics={Metric.SIZE: built.size}, note=str(built))
-    except (Temporary, MemoryError):
+    except (NoMetric, Temporary, MemoryError):
         raise
     except Exception as error:  # every engine has its own exceptions, and one engine's must not sink the others
-        return Measurement(engine=name, executed=False, note=_one_line(error))
+        return Measurement(engine=name, executed=False, note=one_line(error))
 
 
 def _glance(session: Session, split: Split, judge: Judge) -> dict[Metric, float]:
@@ -192,6 +196,7 @@ def _numbers(outputs: list[Array]) -> list[Array]:
     return outputs
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says in a finding."""
     said = str(error) if isinstance(error, WorkFailure) else f"{type(error).__name__}: {error}"
     return " ".join(said.split())[:300]

@@ -37,6 +37,10 @@ Rows = tuple[Array, ...]
 """What is kept of a split, one row per sample. One array, but for a custom metric that wants all outputs."""
 
 
+class NoMetric(InvalidInput):
+    """A metric cannot be computed of what a model answered, by whichever engine."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """A model's answers to some samples."""
@@ -240,10 +244,10 @@ def _custom(given: CustomMetric, code: Path | None) -> Quality:
         try:
             found = np.asarray(attribute(given.function, code)(list(outputs), labels), np.float64)
         except (Exception, SystemExit) as error:  # the user's code raises what it likes
-            raise InvalidInput(f"{where}: {type(error).__name__}: {error}") from error
+            raise NoMetric(f"{where}: {type(error).__name__}: {error}") from error
         if found.shape != form:
             wanted = f"{form[0]} numbers, one per sample" if form else "one number"
-            raise InvalidInput(f"{where} returned an array of shape {list(found.shape)}: it must return {wanted}")
+            raise NoMetric(f"{where} returned an array of shape {list(found.shape)}: it must return {wanted}")
         return found
 
     if given.per_sample:

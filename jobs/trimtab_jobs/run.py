@@ -105,7 +105,7 @@ def inspect(desk: Desk) -> Report:
     task = desk.task
     check_splits(splits, given)
     check_metrics(desk.judge.qualities, task.metrics, splits, desk.first_outputs, task.model.uri)
-    measurements = desk.measure(baseline)
+    measurements = desk.measure(baseline, reference=True)
     if not measurements[0].executed:
         first = measurements[0]
         raise InvalidInput(

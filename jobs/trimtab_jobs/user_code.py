@@ -14,9 +14,15 @@ from typing import Any
 
 
 def attribute(reference: str, code: Path | None) -> Any:
-    """What `module:function` names: in the file `code`, or without one in an installed module."""
+    """What `module:function` names: in the file `code`, or without one in an installed module.
+
+    Raises AttributeError, and whatever the module raises.
+    """
     module, name = reference.split(":")
-    return getattr(import_module(module) if code is None else _execute(code), name)
+    found = import_module(module) if code is None else _execute(code)
+    if not hasattr(found, name):
+        raise AttributeError(f"{module if code is None else code} has no {name!r}")
+    return getattr(found, name)
 
 
 def _execute(code: Path) -> ModuleType:

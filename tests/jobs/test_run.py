@@ -280,6 +280,35 @@ def test_a_custom_metric_may_not_change_on_the_way(lab: Lab, succeed: Succeed, p
     assert "score.py changed since the job began" in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("raise KeyError('no such class')", "metrics.custom.function score:margin: KeyError: 'no such class'"),
+        ("return float('nan')", "metrics.custom.function score:margin returned nan on data.evaluation: check the"),
+    ],
+)
+def test_a_custom_metric_that_fails_is_not_called_an_engine_that_does(
+    lab: Lab, perform: Perform, body: str, says: str
+) -> None:
+    write_score(lab, body)
+    ended = perform(lab.task("Inspect", measure=["custom"], quality="custom", metrics=CUSTOM))
+    assert ended.code == 2
+    assert says in ended.stderr
+    assert "target.engines" not in ended.stderr
+
+
+def test_a_candidate_that_a_custom_metric_cannot_judge_is_a_finding(lab: Lab, succeed: Succeed) -> None:
+    write_score(lab)
+    given = {"measure": ["custom"], "quality": "custom"}
+    inspected = succeed(lab.task("Inspect", **given, metrics=CUSTOM))
+    write_score(lab, "raise KeyError('no such class')")
+    kept = {name: pin for name, pin in pins(inspected).items() if name != "metrics.custom.code"}
+    report = succeed(lab.task("Trial", trial=1, pins=kept, **given, metrics=CUSTOM))
+    (measured,) = report.measurements
+    assert not measured.executed
+    assert "metrics.custom.function score:margin: KeyError" in measured.note
+
+
 def test_labels_that_do_not_fit_a_named_metric_are_refused(lab: Lab, perform: Perform) -> None:
     ended = perform(lab.task("Inspect", measure=["mse"], quality="mse"))
     assert ended.code == 2
