@@ -103,18 +103,23 @@ class _Finding:
     """Of the winner."""
     fewest: int = 0
     """Samples that it takes to say that a promise holds."""
+    itself: bool = False
+    """Whether the winner is the input model."""
 
     @property
     def drop(self) -> Interval:
         return self.drop_of(1)
 
 
-def claim(compared: Mapping[Metric, Compared], constraints: Sequence[Constraint], seed: int) -> Claim:
+def claim(
+    compared: Mapping[Metric, Compared], constraints: Sequence[Constraint], seed: int, itself: bool = False
+) -> Claim:
     """The claim from both models' answers to the holdout split. The first metric is the one that counts.
 
-    `seed` is the bootstrap's.
+    `seed` is the bootstrap's. `itself` where the winner is the input model, which loses nothing on any sample: only
+    bounds on a metric's own value are a matter of how many were seen then.
     """
-    found = {metric: _find(pair, seed) for metric, pair in compared.items()}
+    found = {metric: _find(pair, seed, itself) for metric, pair in compared.items()}
     first = next(iter(found.values()))
     told = [_judge(found[constraint.metric], constraint) for constraint in constraints if constraint.metric in found]
     return Claim(
@@ -236,15 +241,18 @@ def verdict(interval: Interval, at_least: float = -math.inf, at_most: float = ma
     return Verdict.VIOLATED if high < at_least or low > at_most else Verdict.INCONCLUSIVE
 
 
-def _find(pair: Compared, seed: int) -> _Finding:
+def _find(pair: Compared, seed: int, itself: bool) -> _Finding:
     before, after = pair.values()
     falls = pair.settings.higher_is_better(pair.metric)
+    fewest = 0
     if pair.winner[0].dtype == bool:
         drop_of, value_of = _matched_drop(pair), _narrowed(wilson(pair.winner[0]))
     else:
+        fewest = FEWEST
         drop_of, value_of = map(_narrowed, bootstrap(pair, seed))
-        return _Finding(pair.metric, falls, len(pair), before, after, drop_of, value_of, FEWEST)
-    return _Finding(pair.metric, falls, len(pair), before, after, drop_of, value_of)
+    if itself:
+        drop_of = _narrowed(_interval(0.0, 0.0, 0.0))
+    return _Finding(pair.metric, falls, len(pair), before, after, drop_of, value_of, fewest, itself)
 
 
 def _matched_drop(pair: Compared) -> Scaled:
@@ -268,6 +276,8 @@ def _draws(pair: Compared) -> int:
 
 def _judge(found: _Finding, constraint: Constraint) -> tuple[Verdict, str]:
     """Whether a promise holds, and the sentence that says so."""
+    if constraint.max_drop is not None and found.itself:
+        return Verdict.HOLDS, f"{found.metric} stays as it is, for this is the input model"
     if constraint.max_drop is not None:
         bound = parse_percent(constraint.max_drop)
         scaled, within = found.drop_of, {"at_most": bound}

@@ -209,7 +209,7 @@ def _claim(desk: Desk, baseline: Finalist, winner: Finalist) -> Claim:
         metric: Compared(metric, quality.value, judge.settings, holdout.labels, before[metric], after[metric])
         for metric, quality in judge.qualities.items()
     }
-    return claim(compared, desk.task.constraints, desk.task.seed)
+    return claim(compared, desk.task.constraints, desk.task.seed, itself=winner == baseline)
 
 
 def _publish(desk: Desk, winner: Finalist, found: Claim, digests: dict[str, str]) -> str:

@@ -221,6 +221,17 @@ def test_every_interval_holds_its_estimate(metric: Metric, samples: int, seed: i
     assert (found.metric, found.verdict, found.samples) == (metric, Verdict.HOLDS, samples + 2)
 
 
+@pytest.mark.parametrize("samples", [10, 200])
+def test_the_input_model_loses_nothing_however_few_have_seen_it(samples: int) -> None:
+    """A bound on its own value is still a matter of how many samples there are."""
+    itself = {Metric.ACCURACY: right(samples, 0, 0, 0)}
+    found = claim(itself, [max_drop("1%")], 0, itself=True)
+    assert (found.verdict, found.drop.low, found.drop.high) == (Verdict.HOLDS, "0", "0")
+    assert found.message == "accuracy stays as it is, for this is the input model"
+    floor = Constraint(metric=Metric.ACCURACY, min="99%")
+    assert claim(itself, [floor], 0, itself=True).verdict == Verdict.INCONCLUSIVE
+
+
 def test_the_same_seed_makes_the_same_claim() -> None:
     rng = np.random.default_rng(4)
     pair = compared(Metric.MSE, rng.random(50), rng.random(50))
