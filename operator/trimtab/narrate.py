@@ -218,5 +218,7 @@ _TRIAL_EVENTS = {
 
 
 def _trial_event(trial: TrialStatus) -> Event:
-    text = f"trial {trial.index} ({words(trial.settings)})" + (f": {trial.message}" if trial.message else "")
+    chosen = words(trial.settings)
+    text = " ".join([f"trial {trial.index}", *([f"({chosen})"] if chosen else [])])
+    text += f": {trial.message}" if trial.message else ""
     return Event(_TRIAL_EVENTS[trial.state], text, warning=trial.state == TrialState.FAILED)

@@ -55,7 +55,8 @@ def finalists(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> list[
     hopeful = [c for c in hopeful if best is None or _near(spec.objectives[0], c, best, HOPELESS)]
     if not _time_decides(spec):
         able = [c for c in (baseline, *hopeful) if not find_misses(spec, c)]
-        leader = min(able, key=lambda c: _preference(spec.objectives, c), default=baseline)
+        ranked = [spec.objectives[0], *_tie_breakers(spec, status)]
+        leader = min(able, key=lambda c: _preference(ranked, c), default=baseline)
         hopeful = [leader] if leader is not baseline else []
     return [c.finalist for c in (baseline, *hopeful)][:FINALISTS_LIMIT]
 
@@ -66,15 +67,15 @@ def select(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> Selectio
     baseline, twins, objective = everyone[0], _twins(everyone), spec.objectives[0].metric
     unsure = noise(status, objective)
     misses = {c.name: find_misses(spec, c) for c in everyone if c.measured and c.name not in twins}
-    feasible = [c for c in everyone if misses.get(c.name) == []]
-    field = _field(spec, status, _contenders(spec, feasible, baseline, unsure), unsure)
+    timed = [c for c in everyone if misses.get(c.name) == [] and (c.timed or not _time_decides(spec))]
+    field = _field(spec, status, timed, _contenders(spec, timed, baseline, unsure))
     verdicts = {
         c.name: _same_model(twins[c.name]) if c.name in twins else _verdict(spec, c, misses.get(c.name, []), field)
         for c in everyone
     }
     return Selection(
         trials=tuple(_judged(trial, verdicts) for trial in status.trials),
-        best=_best(field.winner, baseline, objective, quality(status)) if field.winner else None,
+        best=_best(field.winner, everyone, objective, quality(status)) if field.winner else None,
         nearest_miss="" if field.winner else _nearest_miss(everyone, misses),
     )
 
@@ -102,16 +103,15 @@ def _twins(everyone: Sequence[Candidate]) -> dict[str, Candidate]:
 
 
 def _contenders(
-    spec: OptimizationJobSpec, feasible: list[Candidate], baseline: Candidate, unsure: float
+    spec: OptimizationJobSpec, timed: list[Candidate], baseline: Candidate, unsure: float
 ) -> list[Candidate]:
-    """Those that may win: what the playoff timed, where time decides, for a trial's own timing is only a hint.
+    """Those that may win.
 
     Where the input model keeps every promise, a faster one must be faster beyond noise: by its ratio, which is that of
     the median, and in a tail by its own value too.
     """
-    timed = [c for c in feasible if c.timed or not _time_decides(spec)]
     first = spec.objectives[0].metric
-    if first not in TIMED or baseline not in feasible:
+    if first not in TIMED or baseline not in timed:
         return timed
     return [c for c in timed if c is baseline or _faster(c, first, unsure)]
 
@@ -142,6 +142,13 @@ def _cost(objective: Objective, c: Candidate) -> float:
     return -value if objective.goal == Goal.MAXIMIZE else value
 
 
+def _as_good(objective: Objective, c: Candidate, best: Candidate, times: float) -> bool:
+    """Whether the objective does not tell a candidate from the best one on it."""
+    if c is best or objective.metric not in TIMED:
+        return c.value(objective.metric) == best.value(objective.metric)
+    return _near(objective, c, best, times)
+
+
 def _near(objective: Objective, c: Candidate, best: Candidate, times: float) -> bool:
     """Whether a time is at most so many times worse than the best one. Of other metrics it says nothing."""
     if objective.metric not in TIMED:
@@ -154,10 +161,15 @@ def _near(objective: Objective, c: Candidate, best: Candidate, times: float) -> 
 class _Field:
     """What a candidate is judged beside."""
 
+    timed: list[Candidate]
+    """Those that keep every promise and whose numbers count, of which the Pareto front is made: where time decides,
+    what the playoff timed, for a trial's own timing is only a hint."""
     contenders: list[Candidate]
     winner: Candidate | None
     equals: list[Candidate]
-    """The fastest, and those that noise does not tell from it."""
+    """The best on the first objective, and those as good: noise does not tell their times from its, if it is a time."""
+    first: Metric
+    """What they are as good at."""
     ties: tuple[Metric, ...]
     """What chooses among equals."""
     axes: tuple[Metric, ...]
@@ -165,25 +177,31 @@ class _Field:
 
 
 def _field(
-    spec: OptimizationJobSpec, status: OptimizationJobStatus, contenders: list[Candidate], unsure: float
+    spec: OptimizationJobSpec, status: OptimizationJobStatus, timed: list[Candidate], contenders: list[Candidate]
 ) -> _Field:
-    first, *rest = spec.objectives
-    goodness = Goal.MAXIMIZE if spec.metrics.higher_is_better(quality(status)) else Goal.MINIMIZE
-    better = [
-        *rest,
-        Objective(metric=quality(status), goal=goodness),
-        Objective(metric=Metric.SIZE, goal=Goal.MINIMIZE),
-    ]
+    first, better = spec.objectives[0], _tie_breakers(spec, status)
     leader = min(contenders, key=lambda c: _preference(spec.objectives, c), default=None)
-    timed = first.metric in TIMED
-    equals = [c for c in contenders if c is leader or (timed and leader and _near(first, c, leader, 1 + unsure))]
+    unsure = 1 + noise(status, first.metric)
+    equals = [c for c in contenders if leader and _as_good(first, c, leader, unsure)]
     return _Field(
+        timed,
         contenders,
         min(equals, key=lambda c: _preference([*better, first], c), default=None),
         equals,
-        tuple(objective.metric for objective in better),
+        first.metric,
+        tuple(objective.metric for objective in better if objective.metric != first.metric),
         tuple(dict.fromkeys((first.metric, *(objective.metric for objective in better)))),
     )
+
+
+def _tie_breakers(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> list[Objective]:
+    """What chooses among those that are as good on the first objective."""
+    goodness = Goal.MAXIMIZE if spec.metrics.higher_is_better(quality(status)) else Goal.MINIMIZE
+    return [
+        *spec.objectives[1:],
+        Objective(metric=quality(status), goal=goodness),
+        Objective(metric=Metric.SIZE, goal=Goal.MINIMIZE),
+    ]
 
 
 def _verdict(spec: OptimizationJobSpec, c: Candidate, misses: list[Miss], field: _Field) -> tuple[Outcome, str]:
@@ -195,7 +213,8 @@ def _verdict(spec: OptimizationJobSpec, c: Candidate, misses: list[Miss], field:
         return Outcome.FEASIBLE, "the best of the candidates that keep every promise" + _tied(field)
     if c not in field.contenders and not _slower(c, spec.objectives[0].metric):
         return Outcome.INCONCLUSIVE, _not_faster(c, spec.objectives[0].metric)
-    better = next((o for o in field.contenders if _dominates(spec, field.axes, o, c)), None)
+    rivals = (*field.contenders, *field.timed)  # whoever may win is named first
+    better = next((o for o in rivals if _dominates(spec, field.axes, o, c)), None)
     if better:
         return Outcome.DOMINATED, f"{better.name} is at least as good in everything and better in something"
     return Outcome.FEASIBLE, f"keeps every promise; {_beaten(field, c)}"
@@ -208,20 +227,22 @@ def _same_model(original: Candidate) -> tuple[Outcome, str]:
 def _tied(field: _Field) -> str:
     """Why the winner won where others are as fast."""
     others = ", ".join(c.name for c in field.equals if c is not field.winner)
-    return f"; within noise as fast: {others}; so {', then '.join(field.ties)} chose" if others else ""
+    alike = "within noise as fast" if field.first in TIMED else f"with the same {field.first}"
+    return f"; {alike}: {others}; so {', then '.join(field.ties)} chose" if others else ""
 
 
 def _beaten(field: _Field, c: Candidate) -> str:
     if c not in field.equals or field.winner is None:
         return "another does better on the first objective"
+    alike = "is as fast within noise" if field.first in TIMED else f"has the same {field.first}"
     metric = next((m for m in field.ties if c.value(m) != field.winner.value(m)), "everything else")
-    return f"{field.winner.name} is as fast within noise, and its {metric} is better or the same"
+    return f"{field.winner.name} {alike}, and its {metric} is better or the same"
 
 
 def _not_faster(c: Candidate, metric: Metric) -> str:
     ratio = c.ratio(metric)
     if ratio is None:
-        return "not measured in the playoff"
+        return "not measured in the playoff: others promised more by their trials' own timing"
     told = f"not faster than the input model beyond noise: {show_interval(ratio)} of its time"
     if metric not in TAILS:
         return told
@@ -246,12 +267,13 @@ def _judged(trial: TrialStatus, verdicts: dict[str, tuple[Outcome, str]]) -> Tri
     return trial.model_copy(update={"candidates": judged})
 
 
-def _best(winner: Candidate, baseline: Candidate, objective: Metric, quality: Metric) -> Best:
+def _best(winner: Candidate, everyone: list[Candidate], objective: Metric, quality: Metric) -> Best:
+    baseline = everyone[0]
     ratio = speed_ratio(winner.entry, objective)
     speed = "throughput" if objective == Metric.THROUGHPUT else "speed"
     speed_up = 1 / float(ratio.estimate) if ratio else 1.0
     message = (
-        "no candidate is better than the input model beyond noise"
+        _kept(everyone)
         if winner is baseline
         else f"{winner.name}: {speed_up:.2f}x the {speed}, "
         + ", ".join(f"{m} {_shown(baseline, m)} → {_shown(winner, m)}" for m in (quality, Metric.SIZE))
@@ -268,6 +290,13 @@ def _best(winner: Candidate, baseline: Candidate, objective: Metric, quality: Me
         size=_shown(winner, Metric.SIZE),
         message=message,
     )
+
+
+def _kept(everyone: list[Candidate]) -> str:
+    """Why the input model stays. That nothing else came of the job must not read like a comparison."""
+    if not any(c.measured for c in everyone[1:]):
+        return "no trial made a model to compare with the input model"
+    return "no candidate is better than the input model beyond noise"
 
 
 def _shown(c: Candidate, metric: Metric) -> str:

@@ -22,7 +22,9 @@ def concluded(report: JobReport) -> JobReport:
 
 def _headline(report: JobReport) -> str:
     if report.state == Reason.BASELINE_IS_BEST:
-        return "Keep the input model: no candidate is better beyond noise."
+        others = any(Metric.SIZE in candidate.metrics for candidate in report.candidates[1:])
+        why = "no candidate is better beyond noise" if others else "no trial made a model to compare it with"
+        return f"Keep the input model: {why}."
     assert report.winner
     return f"{_praise(report, report.winner)}{_reservation(report.claim)}."
 

@@ -60,7 +60,7 @@ def outcome_of(index: int, *trials: TrialStatus, control: float = 1.0, **spec) -
             trial(1, 0.95, 0.001, 500),
             {"constraints": [{"metric": "latencyP95", "max": "500us"}]},
             Outcome.INCONCLUSIVE,
-            "not measured in the playoff",
+            "not measured in the playoff: others promised more",
             id="too slow only beside other trials",
         ),
         pytest.param(
@@ -111,6 +111,16 @@ def test_a_trade_off_is_no_dominance() -> None:
     assert outcome_of(2, fast, small)[0] == Outcome.FEASIBLE
 
 
+def test_one_that_is_slower_than_the_input_model_still_dominates() -> None:
+    """It cannot win, and yet what it is better than in everything is not on the front."""
+    small, larger = trial(1, 0.95, 0.0022, 400, 1.1), trial(2, 0.95, 0.006, 500, 3.0)
+    assert outcome_of(1, small, larger)[0] == Outcome.FEASIBLE
+    assert outcome_of(2, small, larger) == (
+        Outcome.DOMINATED,
+        "trial 1 on ONNXRuntime is at least as good in everything and better in something",
+    )
+
+
 def test_ties_go_to_the_next_objective_then_to_the_earlier_trial() -> None:
     spec = make_job(
         objectives=[{"metric": "latencyP50", "goal": "Minimize"}, {"metric": "accuracy", "goal": "Maximize"}]
@@ -158,7 +168,7 @@ def test_a_candidate_that_the_playoff_did_not_time_cannot_win() -> None:
     selection = select(spec, OptimizationJobStatus(trials=[BASE, timed, hinted]))
     assert selection.best
     assert selection.best.trial == 1
-    assert selection.trials[2].candidates[0].message == "not measured in the playoff"
+    assert selection.trials[2].candidates[0].message.startswith("not measured in the playoff: ")
 
 
 @pytest.mark.parametrize("control", [1.0, 0.95, 1.05])
@@ -222,6 +232,31 @@ def test_a_tie_is_explained_on_both_sides() -> None:
     assert outcome_of(1, FAST, SMALL, control=1.03)[1] == (
         "keeps every promise; trial 2 on ONNXRuntime is as fast within noise, and its size is better or the same"
     )
+
+
+BY_ACCURACY = [{"metric": "accuracy", "goal": "Maximize"}]
+
+
+def test_candidates_of_one_value_are_told_apart_by_what_comes_next() -> None:
+    """Where the first objective is no time: two that are as accurate are chosen from by size, untimed."""
+    large, small, twin = trial(1, 0.95, 0.001, 500), trial(2, 0.95, 0.001, 400), trial(3, 0.95, 0.001, 400)
+    spec, status = make_job(objectives=BY_ACCURACY).spec, OptimizationJobStatus(trials=[BASE, large, small, twin])
+    assert [f.trial for f in finalists(spec, status)] == [0, 2]
+    ended = select(spec, status)
+    assert ended.best
+    assert ended.best.trial == 2
+    others = "input model on ONNXRuntime, trial 1 on ONNXRuntime, trial 3 on ONNXRuntime"
+    messages = [trial.candidates[0].message for trial in ended.trials]
+    assert messages[2].endswith(f"keep every promise; with the same accuracy: {others}; so size chose")
+    assert messages[1].startswith("trial 2 on ONNXRuntime is at least as good in everything")
+    assert "trial 2 on ONNXRuntime has the same accuracy" in messages[3]
+
+
+def test_where_no_trial_made_a_model_nothing_was_compared() -> None:
+    failed = TrialStatus(index=1, state=TrialState.FAILED, message="no layer 'nope'")
+    best = select(make_job().spec, OptimizationJobStatus(trials=[BASE, failed])).best
+    assert best
+    assert best.message == "no trial made a model to compare with the input model"
 
 
 def again(index: int, original: TrialStatus) -> TrialStatus:
