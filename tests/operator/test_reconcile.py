@@ -430,7 +430,7 @@ def test_the_recipe_warms_a_search_of_the_users_own_space() -> None:
         )
     )
     trials = world.run().trials
-    assert trials[1].settings == {"quantize.operatorScope": "Compute", "quantize.perChannel": "true"}
+    assert trials[1].settings == {"quantize.operatorScope": "Compute", "quantize.perChannel": "false"}
     assert len(trials) == 5
 
 
