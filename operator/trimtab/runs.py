@@ -164,9 +164,11 @@ class Stored(Record):
 
 
 def stored_run(path: Path) -> Stored:
-    """Raises CannotRun for a file that no run wrote."""
+    """Raises CannotRun for a file that is not there, or that no run wrote."""
     try:
         return Stored.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CannotRun(f"{path}: there is no such file; name the folder of a run, which --out named") from error
     except (OSError, ValidationError) as error:
         raise CannotRun(
             f"{path}: is not what a run wrote; name its folder, or delete the file to begin again"

@@ -140,6 +140,12 @@ def test_validate_answers_programs_too(tmp_path: Path) -> None:
     assert errors.endswith("spec.serch: unknown field; did you mean search?\n")
 
 
+def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+    code, _, errors = trimtab("explain", tmp_path)
+    assert code == 2
+    assert errors == f"{tmp_path}/status.json: there is no such file; name the folder of a run, which --out named\n"
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"uid": ', '{"status": 1}'])
 def test_a_file_that_no_run_wrote_is_no_status(tmp_path: Path, content: str) -> None:
     (tmp_path / "status.json").write_text(content)
