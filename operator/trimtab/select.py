@@ -8,7 +8,8 @@ A bootstrap interval says how much a ratio would vary over the rounds of one pla
 file differ by: here such a pair measured 0.97 and 1.02. That is what the control, the baseline against itself, shows:
 its distance from 1 is this playoff's noise. A candidate beats the input model only beyond its own interval and
 the noise together, and candidates that are closer to the fastest than the noise are as fast as it: the next objective,
-the quality and the size choose among them, in this order.
+the quality and the size choose among them, in this order. So one that is clearly smaller may replace the input model
+where it is as fast, as certainly as the noise allows, and loses nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ HOPELESS = 4.0
 Trials run side by side and the input model was timed alone, by Inspect: on a busy machine of two cores magika's trials
 took 48 to 134 ms, the input model 16. So trials are compared with trials only, and loosely, and with no bound on time.
 """
+
+SMALLER = 0.9
+"""Of the input model's size, what is worth another model that is only as fast."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,16 @@ def finalists(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> list[
         ranked = [spec.objectives[0], *_tie_breakers(spec, status)]
         leader = min(able, key=lambda c: _preference(ranked, c), default=baseline)
         hopeful = [leader] if leader is not baseline else []
-    return [c.finalist for c in (baseline, *hopeful)][:FINALISTS_LIMIT]
+    return [c.finalist for c in (baseline, *_seeded(hopeful)[: FINALISTS_LIMIT - 1])]
+
+
+def _seeded(hopeful: Sequence[Candidate]) -> list[Candidate]:
+    """Before all others, the input model on its other engines and the most promising of each engine.
+
+    What trials promise was timed side by side: a whole engine must not lose its place to that.
+    """
+    first = {c.entry.engine: c.name for c in reversed(hopeful)}
+    return sorted(hopeful, key=lambda c: c.trial.index != 0 and first[c.entry.engine] != c.name)
 
 
 def select(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> Selection:
@@ -108,22 +121,29 @@ def _contenders(
     """Those that may win.
 
     Where the input model keeps every promise, a faster one must be faster beyond noise: by its ratio, which is that of
-    the median, and in a tail by its own value too.
+    the median, and in a tail by its own value too. Or clearly smaller, and not slower by more than the noise.
     """
     first = spec.objectives[0].metric
     if first not in TIMED or baseline not in timed:
         return timed
-    return [c for c in timed if c is baseline or _faster(c, first, unsure)]
+    return [c for c in timed if c is baseline or _within(c, first, 1 - unsure) or _smaller(c, first, unsure)]
 
 
 def _time_decides(spec: OptimizationJobSpec) -> bool:
     return not TIMED.isdisjoint(spec.asked())
 
 
-def _faster(c: Candidate, metric: Metric, unsure: float) -> bool:
+def _within(c: Candidate, metric: Metric, times: float) -> bool:
+    """Whether a time is certainly less than so many times the input model's."""
     ratio = c.ratio(metric)
-    beyond = ratio is not None and float(ratio.high) < 1 - unsure
-    return beyond and (metric not in TAILS or c.value(metric) < c.reference.metric(metric) * (1 - unsure))
+    certain = ratio is not None and float(ratio.high) < times
+    return certain and (metric not in TAILS or c.value(metric) < c.reference.metric(metric) * times)
+
+
+def _smaller(c: Candidate, metric: Metric, unsure: float) -> bool:
+    """Whether it is clearly smaller than the input model, and as fast."""
+    smaller = c.entry.metric(Metric.SIZE) <= SMALLER * c.reference.metric(Metric.SIZE)
+    return smaller and _within(c, metric, 1 + unsure)
 
 
 def _slower(c: Candidate, metric: Metric) -> bool:

@@ -171,10 +171,36 @@ def test_a_candidate_that_the_playoff_did_not_time_cannot_win() -> None:
     assert selection.trials[2].candidates[0].message.startswith("not measured in the playoff: ")
 
 
+@pytest.mark.parametrize(
+    ("candidate", "winner"),
+    [
+        pytest.param(trial(1, 0.95, 0.002, 500, 0.985), 1, id="as fast, as good and half the size"),
+        pytest.param(trial(1, 0.95, 0.002, 950, 0.985), 0, id="hardly smaller"),
+        pytest.param(trial(1, 0.949, 0.002, 500, 0.985), 0, id="not quite as good"),
+        pytest.param(trial(1, 0.95, 0.002, 500, 1.03), 0, id="perhaps slower by more than the noise"),
+    ],
+)
+def test_what_is_as_fast_as_the_input_model_wins_by_being_smaller(candidate: TrialStatus, winner: int) -> None:
+    ended = select(make_job().spec, OptimizationJobStatus(trials=[BASE, candidate], control_ratio=interval(0.98)))
+    assert ended.best
+    assert ended.best.trial == winner
+
+
+def test_no_engine_loses_its_place_in_the_playoff_to_what_was_timed_side_by_side() -> None:
+    base = BASE.model_copy(
+        update={"candidates": [*BASE.candidates, *trial(0, 0.95, 0.003, 1000, engine="OpenVINO").candidates]}
+    )
+    many = [trial(index, 0.95, round(0.001 + index / 10**6, 6), 500) for index in range(1, 20)]
+    slow = trial(20, 0.95, 0.0035, 500, engine="OpenVINO")
+    measured = finalists(make_job().spec, OptimizationJobStatus(trials=[base, *many, slow]))
+    assert len(measured) == FINALISTS_LIMIT
+    assert {(0, "OpenVINO"), (1, "ONNXRuntime")} <= {(f.trial, f.engine) for f in measured}
+
+
 @pytest.mark.parametrize("control", [1.0, 0.95, 1.05])
 def test_faster_than_the_input_model_is_beyond_the_interval_and_the_control_together(control: float) -> None:
     """0.955 [0.935, 0.975] is beyond its own interval, and within what two sessions of one file differ by here."""
-    candidate = trial(1, 0.95, 0.0019, 500, 0.955)
+    candidate = trial(1, 0.95, 0.0019, 1000, 0.955)
     expected = Outcome.FEASIBLE if control == 1.0 else Outcome.INCONCLUSIVE
     assert outcome_of(1, candidate, control=control)[0] == expected
 
