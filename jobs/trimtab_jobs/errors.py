@@ -29,6 +29,10 @@ class InvalidInput(WorkFailure):
     reason = "InvalidInput"
 
 
+class NotOpened(InvalidInput):
+    """An engine does not open models of this kind."""
+
+
 class WrongResult(WorkFailure):
     reason = "WrongResult"
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import BYTES, EngineName, Metric
 from trimtab.api.quantities import decimal
-from trimtab.api.status import CandidateStatus, OptimizationJobStatus, Published, TrialState, TrialStatus
+from trimtab.api.status import CandidateStatus, OptimizationJobStatus, Outcome, Published, TrialState, TrialStatus
 from trimtab.api.work import Measurement, Report, Stage, Timing
 from trimtab.conditions import is_finished
 from trimtab.decisions import Observed, ObservedWork, WorkState
@@ -114,7 +114,8 @@ def _tried(status: OptimizationJobStatus, report: Report, settings: Metrics) -> 
 
 
 def _candidate(m: Measurement, settings: Metrics) -> CandidateStatus:
-    return CandidateStatus(engine=m.engine, metrics=_rounded(m.metrics, settings), message=m.note)
+    skipped = None if m.opened else Outcome.SKIPPED
+    return CandidateStatus(engine=m.engine, metrics=_rounded(m.metrics, settings), outcome=skipped, message=m.note)
 
 
 def _rounded(measured: Mapping[Metric, float], settings: Metrics) -> dict[str, str]:

@@ -226,7 +226,7 @@ def _tie_breakers(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> l
 
 def _verdict(spec: OptimizationJobSpec, c: Candidate, misses: list[Miss], field: _Field) -> tuple[Outcome, str]:
     if not c.measured:
-        return Outcome.INCONCLUSIVE, c.entry.message
+        return c.entry.outcome or Outcome.INCONCLUSIVE, c.entry.message
     if misses:
         return Outcome.INFEASIBLE, "; ".join(miss.text for miss in misses)
     if c is field.winner:

@@ -106,6 +106,16 @@ def test_the_dominated_one_names_the_better() -> None:
     )
 
 
+def test_what_an_engine_does_not_open_is_skipped_and_what_it_could_not_run_is_open() -> None:
+    note = "model.xml: ONNXRuntime cannot run OpenVINO models"
+    skipped = CandidateStatus(engine=EngineName.ONNXRUNTIME, outcome=Outcome.SKIPPED, message=note)
+    made = trial(1, 0.95, 0.001, 500, 0.5, "OpenVINO")
+    made = made.model_copy(update={"candidates": [skipped, *made.candidates]})
+    assert outcome_of(1, made) == (Outcome.SKIPPED, note)
+    crashed = skipped.model_copy(update={"outcome": None, "message": "RuntimeError: no"})
+    assert outcome_of(1, made.model_copy(update={"candidates": [crashed]}))[0] == Outcome.INCONCLUSIVE
+
+
 def test_a_trade_off_is_no_dominance() -> None:
     fast, small = trial(1, 0.95, 0.001, 900, 0.5), trial(2, 0.95, 0.0012, 300, 0.6)
     assert outcome_of(2, fast, small)[0] == Outcome.FEASIBLE

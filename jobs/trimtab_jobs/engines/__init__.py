@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trimtab.api.model import ComputeCapability, EngineName, ModelFormat
-from trimtab_jobs.errors import InvalidInput
+from trimtab_jobs.errors import NotOpened
 from trimtab_jobs.model import PRECISION, Model
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def engine(name: EngineName) -> Engine:
 
 
 def check_format(name: EngineName, model: Model, *formats: ModelFormat, precisions: Collection[str] = ()) -> None:
-    """Raise InvalidInput unless the engine opens the model's format and computes in the precision it asks for."""
+    """Raise NotOpened unless the engine opens the model's format and computes in the precision it asks for."""
     if model.format not in formats:
-        raise InvalidInput(f"{model.file.name}: {name} cannot run {model.format} models")
+        raise NotOpened(f"{model.file.name}: {name} cannot run {model.format} models")
     precision = model.details.get(PRECISION)
     if precision and precision not in precisions:
-        raise InvalidInput(f"{model.file.name}: {name} computes in what the graph says, and not in {precision}")
+        raise NotOpened(f"{model.file.name}: {name} computes in what the graph says, and not in {precision}")

@@ -157,7 +157,8 @@ class Measurement(Record):
     """
 
     engine: EngineName
-    executed: bool = Field(True, description="False: built for hardware that is not here.")
+    executed: bool = Field(True, description="False: built for hardware that is not here, or not run; `note` says why.")
+    opened: bool = Field(True, description="False: the engine opens no model of this kind, so nothing was tried.")
     metrics: Measured = {}
     note: str = ""
     seconds: Number = Field(0.0, description="What it took to measure.")
