@@ -191,7 +191,7 @@ def test_an_error_is_drawn_upside_down_in_percent() -> None:
     assert seen
     assert [round(mark.change.value, 6) for mark in seen.marks] == [0, -3, -350]
     assert "trial 1 on ONNXRuntime: 0.50 of the time, −3%; " in plot("regression")
-    assert "mse in percent better or worse than the input model&#x27;s 0.2<" in html(report("regression"))
+    assert "mse: percent from the input model&#x27;s 0.2<" in html(report("regression"))
     assert "peakMemory" in html(report("regression"))
 
 

@@ -139,7 +139,7 @@ def _floats(report: JobReport) -> dict[int, list[str]]:
 def _axis(report: JobReport) -> str:
     value = _measured(report.candidates[0], report.quality)
     unit = "points" if report.quality in FRACTIONS else "percent"
-    return f"{report.quality} in {unit} better or worse than the input model's {value}"
+    return f"{report.quality}: {unit} from the input model's {value}"
 
 
 def _remarks(seen: Front) -> list[str]:
