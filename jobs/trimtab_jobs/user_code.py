@@ -21,7 +21,7 @@ def attribute(reference: str, code: Path | None) -> Any:
     module, name = reference.split(":")
     found = import_module(module) if code is None else _execute(code)
     if not hasattr(found, name):
-        raise AttributeError(f"{module if code is None else code} has no {name!r}")
+        raise AttributeError(f"{module if code is None else code} has no attribute {name!r}")
     return getattr(found, name)
 
 
