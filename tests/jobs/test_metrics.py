@@ -276,7 +276,10 @@ def test_a_function_that_scores_each_sample_gives_the_same(models: Models) -> No
     ("function", "says"),
     [
         ("score:fails", "metrics.custom.function score:fails: KeyError: 'no such class'"),
-        ("score:missing", "metrics.custom.function score:missing: AttributeError: .*score.py has no attribute 'missing'"),
+        (
+            "score:missing",
+            "metrics.custom.function score:missing: AttributeError: .*score.py has no attribute 'missing'",
+        ),
         ("score:matrix", "score:matrix returned an array of shape \\[200, 3\\]: it must return one number"),
     ],
 )

@@ -147,7 +147,7 @@ def test_a_monitor_starts_ours_though_theirs_has_the_name(namespace: str) -> Non
             now = datetime.now(UTC)
             status = record(monitor.status, [Alert("ModelDriftDetected", "d1", now, None)], now)
             alerted = await objects.write_status(
-                client, objects.MODEL_MONITORS, monitor.metadata, monitor.status.wire(), status.wire()
+                client, objects.MODEL_MONITORS, monitor.metadata, monitor.status, status
             )
             decision = reconcile_monitor(ModelMonitor.model_validate(alerted), (), now, "")
             assert decision.create
