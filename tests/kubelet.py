@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 from trimtab.api.work import Report, Task
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
-from trimtab.cluster.pods import INDEX_ANNOTATION
+from trimtab.cluster.endings import INDEX_ANNOTATION
 from trimtab.cluster.watch import Seen, watch
 from trimtab.errors import Temporary
-from trimtab.manifests import CONTAINER, work_of
+from trimtab.manifests import work_of
+from trimtab.pod import CONTAINER
 
 logger = logging.getLogger(__name__)
 

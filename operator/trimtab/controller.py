@@ -41,7 +41,8 @@ from trimtab.api.status import Condition, OptimizationJobStatus
 from trimtab.api.work import ErrorKind, Report, WorkError
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
-from trimtab.cluster.pods import JobRecord, Pods, record_of
+from trimtab.cluster.pods import Pods
+from trimtab.cluster.records import JobRecord, record_of
 from trimtab.conditions import with_condition
 from trimtab.decisions import Decision, Event, Observed, ObservedWork, Refusal, Work, WorkState
 from trimtab.errors import ClusterError, Conflict, Forbidden, NotFound, Refused

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from trimtab.api.names import MANAGED_LABEL
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
-from trimtab.cluster.pods import JobRecord, Pods, record_of
+from trimtab.cluster.pods import Pods
+from trimtab.cluster.records import JobRecord, record_of
 from trimtab.cluster.watch import Gone, Listed, Seen, listing, watch
 from trimtab.controller import RESOURCES
 from trimtab.errors import ClusterError, Forbidden

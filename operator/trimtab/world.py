@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from trimtab.api.names import JOB_UID_LABEL
 from trimtab.cluster.client import Object
-from trimtab.cluster.pods import JobRecord
+from trimtab.cluster.records import JobRecord
 from trimtab.manifests import owner_of
 
 Name = tuple[str, str]

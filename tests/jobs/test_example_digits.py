@@ -17,7 +17,7 @@ from trimtab.api.job import OptimizationJob
 from trimtab.api.model import EngineName, Metric
 from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.work import MESSAGE_VARIABLE, TASK_VARIABLE, VOLUMES_VARIABLE, Report
-from trimtab.manifests import claimed
+from trimtab.pod import claimed
 from trimtab.recipe import explore
 from trimtab.search import propose
 from trimtab_jobs.data import read_split

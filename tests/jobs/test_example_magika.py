@@ -14,7 +14,7 @@ from trimtab import plan
 from trimtab.api.job import OptimizationJob
 from trimtab.api.model import EngineName, ModelFormat
 from trimtab.api.runtime import OptimizationRuntime
-from trimtab.manifests import claimed
+from trimtab.pod import claimed
 from trimtab.recipe import explore
 from trimtab.search import propose
 from trimtab.space import Tried

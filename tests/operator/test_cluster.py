@@ -19,7 +19,9 @@ from trimtab.api.work import ErrorKind, Report, Stage
 from trimtab.cluster import client as client_module
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
-from trimtab.cluster.pods import INTERVAL, PATIENCE, TERMINATION, JobRecord, Pods, record_of
+from trimtab.cluster.endings import PATIENCE
+from trimtab.cluster.pods import INTERVAL, TERMINATION, Pods
+from trimtab.cluster.records import JobRecord, record_of
 from trimtab.cluster.watch import Gone, Listed, Seen, _follow, watch
 from trimtab.decisions import Event, ObservedWork, WorkState
 from trimtab.errors import Conflict, Expired, NotFound, Permanent, Refused

@@ -19,8 +19,10 @@ from trimtab.api.job import OptimizationJob
 from trimtab.api.work import ErrorKind, Report, Stage
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
+from trimtab.cluster.endings import INDEX_ANNOTATION
 from trimtab.cluster.objects import Resource
-from trimtab.cluster.pods import INDEX_ANNOTATION, Pods, record_of
+from trimtab.cluster.pods import Pods
+from trimtab.cluster.records import record_of
 from trimtab.decisions import ObservedWork, WorkState
 from trimtab.manifests import job_manifest, service_manifest
 

@@ -18,7 +18,9 @@ from trimtab import plan
 from trimtab.api.names import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
-from trimtab.cluster.pods import MOMENT, PATIENCE, Pods, record_of
+from trimtab.cluster.endings import PATIENCE
+from trimtab.cluster.pods import MOMENT, Pods
+from trimtab.cluster.records import record_of
 from trimtab.decisions import WorkState
 from trimtab.manifests import job_manifest
 from trimtab.settings import Settings

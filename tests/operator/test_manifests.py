@@ -17,8 +17,6 @@ from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.work import Finalist, Stage, Task
 from trimtab.decisions import Work
 from trimtab.manifests import (
-    VOLUMES_PATH,
-    claimed,
     job_manifest,
     metadata_of,
     optimization_job_manifest,
@@ -26,6 +24,7 @@ from trimtab.manifests import (
     service_manifest,
     work_of,
 )
+from trimtab.pod import VOLUMES_PATH, claimed
 
 FINALISTS = [Finalist(trial=n, engine="ONNXRuntime", artifact=f"sha256:{n}") for n in (0, 2)]
 

@@ -22,8 +22,10 @@ from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.work import Finalist, Stage
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
+from trimtab.cluster.endings import PATIENCE
 from trimtab.cluster.objects import Resource
-from trimtab.cluster.pods import PATIENCE, Pods, record_of
+from trimtab.cluster.pods import Pods
+from trimtab.cluster.records import record_of
 from trimtab.decisions import Work
 from trimtab.errors import Forbidden
 from trimtab.manifests import job_manifest

@@ -134,7 +134,8 @@ SECOND = [name.replace("-0", "-1") for name in WORKS]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trimtab.cluster.pods.PATIENCE", timedelta(seconds=0.2))
+    for module in ("pods", "endings"):
+        monkeypatch.setattr(f"trimtab.cluster.{module}.PATIENCE", timedelta(seconds=0.2))
     monkeypatch.setattr("trimtab.cluster.pods.INTERVAL", timedelta(seconds=1))
 
 

@@ -27,7 +27,7 @@ from trimtab.api.job import OptimizationJob
 from trimtab.api.monitor import ModelMonitor
 from trimtab.api.runtime import ClusterOptimizationRuntime, OptimizationRuntime
 from trimtab.cluster.client import Client, Object
-from trimtab.cluster.pods import record_of
+from trimtab.cluster.records import record_of
 from trimtab.controller import RESOURCES
 from trimtab.decisions import Refusal
 from trimtab.errors import ClusterError

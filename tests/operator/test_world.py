@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trimtab.cluster.pods import JobRecord
+from trimtab.cluster.records import JobRecord
 from trimtab.decisions import WorkState
 from trimtab.world import Key, Kind, Shelf, Works, World
 

@@ -16,7 +16,7 @@ from trimtab.api.model import EngineName, Metric
 from trimtab.api.names import API_VERSION, JOB_UID_LABEL, STAGE_LABEL, TRIAL_LABEL
 from trimtab.api.status import Claim, Hardware, Inspection, Interval, Verdict
 from trimtab.api.work import Measurement, Report, Stage, Timing
-from trimtab.manifests import task_text
+from trimtab.pod import task_text
 
 JOBS_PER_NAMESPACE = 250
 RUNTIME = {"image": "jobs:dev", "store": {"uri": "pvc://store"}}

@@ -20,7 +20,7 @@ from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client
 from trimtab.cluster.pods import JOB_NAME_LABEL, JOB_UID_LABEL
 from trimtab.cluster.watch import Seen, watch
-from trimtab.manifests import CONTAINER
+from trimtab.pod import CONTAINER
 
 AT_ONCE = 16
 

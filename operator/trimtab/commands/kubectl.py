@@ -15,8 +15,8 @@ from trimtab.conditions import is_finished
 from trimtab.documents import Refused
 from trimtab.explain import explain
 from trimtab.kubectl import Kubectl
-from trimtab.manifests import CONTAINER
 from trimtab.page import files
+from trimtab.pod import CONTAINER
 from trimtab.report import build
 from trimtab.runs import check_writable, writable, write
 from trimtab.voice import Said, speak

@@ -1,0 +1,141 @@
+"""A Job as it is remembered: what its own status says, read once when it is seen. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic_core import from_json
+
+from trimtab.api.names import ATTEMPT_LABEL, GROUP, QUEUE_LABEL
+from trimtab.decisions import WorkState
+from trimtab.manifests import owner_of
+from trimtab.pod import gpus, task_text
+
+OWNER = "OptimizationJob"
+TOO_LATE = "DeadlineExceeded"
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """What is remembered of a Job: a few hundred bytes beside its Task, where the whole object takes tens of kB."""
+
+    namespace: str
+    name: str
+    uid: str
+    version: int
+    owner: str
+    owner_uid: str
+    attempt: int
+    task: str
+    state: WorkState
+    reason: str = ""
+    """Why it failed, or will have when its pods have ended, beginning with the Job controller's word for it:
+    `DeadlineExceeded: ...`."""
+    starting_since: datetime | None = None
+    """Since when it waits for its pod to be ready."""
+    held_since: datetime | None = None
+    """Since when it is suspended: never by us, we delete Jobs."""
+    queue: str = ""
+    """What its label says, which Kueue may have set."""
+    pods: int = 1
+    """How many it has at a time: several where a step trains on several nodes."""
+    gpus: int = 0
+    """What each of its pods holds."""
+    ran: float = 0.0
+    """Seconds from its start to its end, if it has ended, times its pods."""
+    stage: str = ""
+    """What the Task is about, so that few have to be read; nothing if it cannot be."""
+    trial: int | None = None
+
+
+def record_of(job: Mapping[str, Any]) -> JobRecord:
+    """Raises ValueError if this is no Job of ours: no OptimizationJob owns it, or it has no Task."""
+    metadata = job["metadata"]
+    owner = owner_of(metadata, OWNER)
+    if owner is None:
+        name = f"{metadata['namespace']}/{metadata['name']}"
+        raise ValueError(f"Job {name} belongs to no {OWNER} of {GROUP}")
+    state, reason = _ending(job)
+    task = task_text(job)
+    stage, trial = _about(task)
+    return JobRecord(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        version=int(metadata["resourceVersion"]),
+        owner=owner["name"],
+        owner_uid=owner["uid"],
+        attempt=int(metadata["labels"].get(ATTEMPT_LABEL, 0)),
+        task=task,
+        state=state,
+        reason=reason,
+        starting_since=_starting_since(job) if state == WorkState.ACTIVE else None,
+        held_since=_held_since(job) if state == WorkState.ACTIVE else None,
+        queue=metadata["labels"].get(QUEUE_LABEL, ""),
+        pods=max(1, job["spec"].get("parallelism", 1)),
+        gpus=gpus(job),
+        ran=_ran(job),
+        stage=stage,
+        trial=trial,
+    )
+
+
+def _about(task: str) -> tuple[str, int | None]:
+    try:
+        found = from_json(task)
+    except ValueError:
+        found = None
+    return (found.get("stage", ""), found.get("trial")) if isinstance(found, dict) else ("", None)
+
+
+def _ending(job: Mapping[str, Any]) -> tuple[WorkState, str]:
+    conditions = job.get("status", {}).get("conditions", [])
+    true = {condition["type"]: condition for condition in conditions if condition["status"] == "True"}
+    if "Complete" in true:
+        return WorkState.SUCCEEDED, ""
+    failed = true.get("Failed") or true.get("FailureTarget")
+    if failed is None:
+        return WorkState.ACTIVE, ""
+    reason, message = failed.get("reason"), failed.get("message")
+    if reason == TOO_LATE:
+        message = f"it took longer than the runtime's activeDeadline, {job['spec']['activeDeadlineSeconds']}s"
+    return WorkState.FAILED if "Failed" in true else WorkState.ACTIVE, f"{reason}: {message}"
+
+
+def _ran(job: Mapping[str, Any]) -> float:
+    status = job.get("status", {})
+    failed = [c for c in status.get("conditions", []) if c["type"] in ("Failed", "FailureTarget")]
+    ends = [c.get("lastTransitionTime") for c in failed]
+    ended = status.get("completionTime") or next(iter(ends), None)
+    if not ended or not status.get("startTime"):
+        return 0.0
+    seconds = (datetime.fromisoformat(ended) - datetime.fromisoformat(status["startTime"])).total_seconds()
+    return float(seconds * job["spec"].get("parallelism", 1))
+
+
+def _starting_since(job: Mapping[str, Any]) -> datetime | None:
+    """None while the Job is suspended, and once its pods are ready.
+
+    Until its controller has taken note that it is no longer suspended, its times are those of before.
+    """
+    status = job.get("status", {})
+    begun = status.get("ready", 0) + status.get("succeeded", 0) >= job["spec"].get("parallelism", 1)
+    if job["spec"].get("suspend") or _suspended(job) or begun:
+        return None
+    return datetime.fromisoformat(status.get("startTime") or job["metadata"]["creationTimestamp"])
+
+
+def _held_since(job: Mapping[str, Any]) -> datetime | None:
+    if not job["spec"].get("suspend"):
+        return None
+    noted = _suspended(job)
+    return datetime.fromisoformat(noted["lastTransitionTime"] if noted else job["metadata"]["creationTimestamp"])
+
+
+def _suspended(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The Job controller's condition, if it holds."""
+    conditions = job.get("status", {}).get("conditions", [])
+    return next((c for c in conditions if c["type"] == "Suspended" and c["status"] == "True"), None)
