@@ -97,7 +97,9 @@ class Pods:
 
     def _learn(self, job: JobRecord, pods: Sequence[Object], now: datetime) -> None:
         if job.state == WorkState.ACTIVE and not self._is_lost(job, now):
-            self._waiting[job.uid] = (now, waiting_reason(pods, job.name, now))
+            _, known = self._waiting.get(job.uid, (now, ""))
+            # A Job past its deadline deletes its pods before it says so: why they waited is known by then.
+            self._waiting[job.uid] = (now, known if known and not pods else waiting_reason(pods, job.name, now))
             return
         report, message = left_by(job, pods)
         _, waited = self._waiting.get(job.uid, (now, ""))
