@@ -48,7 +48,7 @@ FEWEST = 30
 """Samples that a bootstrap needs: of fewer it shows too little of the tail."""
 NORMAL = NormalDist()
 TINY = 1e-15
-"""What is left of a sum that should be nothing, and has more digits than a decimal."""
+"""What is left of a sum that should be nothing."""
 MANY_NUMBERS = 1e6
 """Fewer draws where the rows hold more than this, or a user's function, of unknown cost, sees them all."""
 

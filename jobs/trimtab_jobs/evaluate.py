@@ -51,8 +51,8 @@ class Judge:
         self.qualities = {metric: quality(metric, settings, code) for metric in metrics if metric in QUALITY}
         self._load = original
         self._splits = splits
-        self._remembered: dict[int, tuple[Split, Answers]] = {}
-        """The original's answers, by the identity of the split, which is therefore kept too."""
+        self._remembered: dict[int, tuple[Split, Answers, int]] = {}
+        """The original's answers and how many it gives at once, by the identity of the split, kept with them."""
 
     @property
     def primary(self) -> Metric:
@@ -62,8 +62,8 @@ class Judge:
     def rows(self, session: Session, split: Split, metrics: Collection[Metric] = ()) -> dict[Metric, Rows]:
         """What each of the quality metrics, or of those given, keeps of the session's answers. Raises NotANumber."""
         wanted = {metric: how for metric, how in self.qualities.items() if metric in metrics or not metrics}
-        rival = self._answers(split) if Metric.COSINE in wanted else None
-        size = min(batch_size(one, split) for one in (session, *([self._original] if rival else [])))
+        rival, most = self._answers(split) if Metric.COSINE in wanted else (None, BATCH)
+        size = min(batch_size(session, split), most)
         kept: dict[Metric, list[Rows]] = {metric: [] for metric in wanted}
         for start, inputs in zip(range(0, len(split), size), split.batches(size), strict=True):
             labels = None if split.labels is None else split.labels[start : start + size]
@@ -101,10 +101,12 @@ class Judge:
     def _original(self) -> Session:
         return self._load()
 
-    def _answers(self, split: Split) -> Answers:
+    def _answers(self, split: Split) -> tuple[Answers, int]:
         if id(split) not in self._remembered:
-            self._remembered[id(split)] = split, Answers(self._original, split)
-        return self._remembered[id(split)][1]
+            original = self._original
+            self._remembered[id(split)] = split, Answers(original, split), batch_size(original, split)
+        _, answers, size = self._remembered[id(split)]
+        return answers, size
 
     @cached_property
     def _before(self) -> float:
