@@ -1,4 +1,4 @@
-"""The operator as a process of its own, and a job for it."""
+"""The operator as a process or a thread of its own, and a job for it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import contextlib
 import os
 import socket
 import sys
+import threading
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,33 @@ async def process(settings: Settings, **variables: str) -> AsyncIterator[Process
         if running.returncode is None:
             running.kill()
         await running.wait()
+
+
+@contextlib.asynccontextmanager
+async def in_a_thread(operator: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """An operator of this process, in an event loop of its own, cancelled in the end; what it raised is raised here.
+
+    kopf ends by cancelling whatever task of its loop is younger than itself: the test's, and other operators'.
+    """
+    loop, ended = asyncio.new_event_loop(), asyncio.Event()
+    told, task = asyncio.get_running_loop(), loop.create_task(operator())
+
+    def run() -> None:
+        with contextlib.closing(loop):
+            loop.run_until_complete(asyncio.wait([task]))
+        told.call_soon_threadsafe(ended.set)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(RuntimeError):  # it has ended by itself, and its loop is closed
+            loop.call_soon_threadsafe(task.cancel)
+        await ended.wait()
+        thread.join()
+    if not task.cancelled():
+        task.result()
 
 
 async def fetch(port: int, path: str) -> str:

@@ -21,7 +21,7 @@ import pytest
 import apiserver
 from faulty import Fault, Faulty, Judge, divert, faulty, kind_of, nothing, through
 from kubelet import node
-from operators import answer, fetch, free_port, process, published, submit
+from operators import answer, fetch, free_port, in_a_thread, process, published, submit
 from stories import JOB, MONITOR, Life, Story, listed, live
 from trimtab import handlers
 from trimtab.cluster import client as client_module
@@ -118,15 +118,12 @@ def storm(seed: int, share: float) -> Judge:
 
 @contextlib.asynccontextmanager
 async def operating(settings: Settings, proxy: Faulty, replicas: int = 1) -> AsyncIterator[None]:
-    """The operator in tasks of this process; one that ended by itself would be started again by a kubelet."""
-    with through(proxy):
-        tasks = [asyncio.create_task(_again(settings, number)) for number in range(replicas)]
-    try:
+    """The operator in this process; one that ended by itself would be started again by a kubelet."""
+    async with contextlib.AsyncExitStack() as running:
+        with through(proxy):
+            for number in range(replicas):
+                await running.enter_async_context(in_a_thread(partial(_again, settings, number)))
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _again(settings: Settings, number: int) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from functools import partial
 from typing import Any
 
 import kopf
 import pytest
 
 from kubelet import cuttable
-from operators import fetch, free_port, submit
+from operators import fetch, free_port, in_a_thread, submit
 from trimtab import handlers
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client
@@ -47,28 +47,26 @@ def test_a_silent_watch_is_renewed_and_one_that_stays_silent_is_noticed(
 
             monkeypatch.setattr(handlers, "_kopf_settings", impatient)
             monkeypatch.setattr(Client, "credentials", through_the_proxy)
-            operator = asyncio.create_task(handlers.operate(Settings(watch_namespaces=[namespace], http_port=port)))
-            async with asyncio.timeout(60):
-                while proxy.connections < 3:
-                    await asyncio.sleep(0.1)
-            await says(port, "ok")
+            watching = Settings(watch_namespaces=[namespace], http_port=port)
+            async with in_a_thread(partial(handlers.operate, watching)):
+                async with asyncio.timeout(60):
+                    while proxy.connections < 3:
+                        await asyncio.sleep(0.1)
+                await says(port, "ok")
 
-            proxy.hush()
-            await submit(client, namespace)
-            await says(port, "misses changes")
-            async with asyncio.timeout(60):
-                while not (await client.request("GET", objects.JOBS.path(namespace)))["items"]:
-                    await asyncio.sleep(0.1)
-            await says(port, "ok")
+                proxy.hush()
+                await submit(client, namespace)
+                await says(port, "misses changes")
+                async with asyncio.timeout(60):
+                    while not (await client.request("GET", objects.JOBS.path(namespace)))["items"]:
+                        await asyncio.sleep(0.1)
+                await says(port, "ok")
 
-            proxy.silent = True
-            path = objects.OPTIMIZATION_JOBS.path(namespace, "m")
-            await client.request("PATCH", path, body={"metadata": {"labels": {"a": "b"}}}, headers=MERGE_PATCH)
-            await says(port, "the watch of optimizationjobs misses changes")
-            await asyncio.sleep(5)  # reconnecting does not help it now
-            assert "misses changes" in await fetch(port, "/healthz")
-            operator.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await operator
+                proxy.silent = True
+                path = objects.OPTIMIZATION_JOBS.path(namespace, "m")
+                await client.request("PATCH", path, body={"metadata": {"labels": {"a": "b"}}}, headers=MERGE_PATCH)
+                await says(port, "the watch of optimizationjobs misses changes")
+                await asyncio.sleep(5)  # reconnecting does not help it now
+                assert "misses changes" in await fetch(port, "/healthz")
 
     asyncio.run(main())
