@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from trimtab.api.job import OptimizationJob
-from trimtab.api.model import RuntimeKind, leads_into, scheme_of
+from trimtab.api.model import Device, RuntimeKind, leads_into, scheme_of
 from trimtab.api.names import Reason
-from trimtab.api.runtime import ClusterOptimizationRuntime, CustomCode, OptimizationRuntime
+from trimtab.api.runtime import ClusterOptimizationRuntime, CustomCode, OptimizationRuntime, is_gpu
 from trimtab.decisions import Refusal
 
 NAME = "spec.target.runtimeRef.name"
@@ -36,7 +36,8 @@ def admit(
     if isinstance(runtime, Refusal):
         return runtime
     serving = [found for found in shared or () if _serves(found, job.metadata.namespace)]
-    return _code_refused(job, runtime) or _address_refused(job, [*own, *serving]) or runtime
+    refused = _code_refused(job, runtime) or _device_refused(job, runtime) or _address_refused(job, [*own, *serving])
+    return refused or runtime
 
 
 def _named(
@@ -110,6 +111,18 @@ def _code(job: OptimizationJob) -> Iterator[str]:
         yield f"spec.model.factory: {job.spec.model.factory!r}"
     if job.spec.metrics.custom:
         yield f"spec.metrics.custom.function: {job.spec.metrics.custom.function!r}"
+
+
+def _device_refused(job: OptimizationJob, runtime: OptimizationRuntime) -> Refusal | None:
+    """Without a GPU in its pods a job would run on CPUs, and never say so."""
+    given = runtime.spec.resource_claims or any(is_gpu(name) for name in runtime.spec.resources.limits)
+    if job.spec.target.device == Device.CPU or given:
+        return None
+    return Refusal(
+        Reason.DEVICE_NOT_GIVEN,
+        f"spec.target.device: GPU: {_called(runtime)} gives its pods none: name a runtime with a limit such as "
+        "nvidia.com/gpu, or with resourceClaims",
+    )
 
 
 @dataclass(frozen=True)

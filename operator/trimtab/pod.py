@@ -7,13 +7,12 @@ write follows from the addresses in the Task, which is all in one variable of th
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from trimtab.api.model import claim_of
 from trimtab.api.names import MANAGED_LABEL
-from trimtab.api.runtime import Exclusive, OptimizationRuntime, OptimizationRuntimeSpec, Playoff
+from trimtab.api.runtime import Exclusive, OptimizationRuntime, OptimizationRuntimeSpec, Playoff, is_gpu
 from trimtab.api.scheduling import Affinity
 from trimtab.api.work import (
     CONFINED_VARIABLE,
@@ -33,9 +32,6 @@ USER = 65532
 
 TORCHRUN_PORT = 29500
 """torchrun's own default. A trial's later meetings take the ports after it."""
-
-GPU = re.compile(r"(^|[./])gpu\b|/mig-")
-"""Matches nvidia.com/gpu, amd.com/gpu, gpu.intel.com/i915 and nvidia.com/mig-1g.5gb."""
 
 Manifest = dict[str, Any]
 
@@ -97,10 +93,10 @@ def task_text(job: Mapping[str, Any]) -> str:
 
 
 def gpus(job: Mapping[str, Any]) -> int:
-    """How many GPUs, or slices of one, each pod of a Job holds, by what vendors' device plugins call them."""
+    """How many GPUs, or slices of one, each pod of a Job holds."""
     containers = job["spec"]["template"]["spec"]["containers"]
     limits = (limit for c in containers for limit in c.get("resources", {}).get("limits", {}).items())
-    return sum(int(amount) for name, amount in limits if GPU.search(name) and str(amount).isdigit())
+    return sum(int(amount) for name, amount in limits if is_gpu(name) and str(amount).isdigit())
 
 
 def _placement(stage: Stage, spec: OptimizationRuntimeSpec) -> Manifest:

@@ -205,6 +205,13 @@ CASES = (
     Case(JOB, {"spec.constraints.2": {"metric": "mse", "max": "-1"}}, "max must be above 0"),
     Case(JOB, {"spec.objectives.0.metric": "costPerMillion"}, "costPerMillion needs metrics.pricePerHour"),
     Case(JOB, {"spec.constraints.0.metric": "custom"}, "the metric custom needs metrics.custom"),
+    Case(JOB, {"spec.objectives.0.metric": "accuracy"}, "the goal is the wrong way round: Maximize accuracy, topK"),
+    Case(JOB, {"spec.objectives.0.goal": "Maximize"}, "the goal is the wrong way round: Maximize accuracy, topK"),
+    Case(
+        JOB,
+        {"spec.objectives.0.metric": "custom", "spec.metrics": {"custom": {"function": "my:score"}}},
+        "the goal of an objective on custom is not that of metrics.custom",
+    ),
     Case(JOB, {"spec.metrics": {"pricePerHour": "0.0"}}, "pricePerHour must be above 0"),
     Case(JOB, {"spec.metrics": {"custom": {"function": "score"}}}, "'score' is not a module:function such as"),
     Case(JOB, {"spec.data.train": REMOVED}, "distill trains: give data.train"),

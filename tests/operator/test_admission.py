@@ -72,3 +72,20 @@ def test_what_the_image_of_a_namespace_s_own_runtime_may_be(
     assert answer(bounds, {"image": image}).startswith(image if admitted else refused)
     elsewhere = [shared("a", "vision", images=allowed)]
     assert answer(elsewhere, {"image": image}) == image
+
+
+@pytest.mark.parametrize(
+    ("given", "admitted"),
+    [
+        ({}, False),
+        ({"resources": {"limits": {"cpu": "2", "memory": "2Gi"}}}, False),
+        ({"resources": {"limits": {"nvidia.com/gpu": "1"}}}, True),
+        ({"resources": {"limits": {"nvidia.com/mig-1g.5gb": "1"}}}, True),
+        ({"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]}, True),
+    ],
+)
+def test_a_job_for_gpus_needs_a_runtime_that_gives_one(given: dict[str, Any], admitted: bool) -> None:
+    own = {"image": "jobs:1", **given}
+    refused = "DeviceNotGiven: spec.target.device: GPU: OptimizationRuntime 'default' gives its pods none"
+    assert answer([], own, device="GPU").startswith("jobs:1" if admitted else refused)
+    assert answer([], own, device="CPU") == "jobs:1"

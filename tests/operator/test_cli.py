@@ -73,15 +73,16 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[s
     assert not list(tmp_path.glob(".trimtab/*"))
 
 
-def test_a_run_says_that_it_trains_in_one_process(tmp_path: Path) -> None:
+def test_a_run_says_what_only_a_cluster_can_do(tmp_path: Path) -> None:
     spec = {"image": "jobs:dev", "store": {"uri": "pvc://store"}, "distributed": {"numNodes": 2}}
     runtime = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "OptimizationRuntime", "metadata": {"name": "gpus"}}
-    job, path = job_dict(), tmp_path / "job.yaml"
+    job, path = job_dict(target={"device": "GPU"}), tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump_all([job, runtime | {"spec": spec}]))
-    said, refused = trimtab("run", str(path)).stderr.splitlines()
-    assert said == (
-        f"{path}: OptimizationRuntime gpus: spec.distributed is for clusters: here a step that trains is one process"
-    )
+    *said, refused = trimtab("run", str(path)).stderr.splitlines()
+    assert said == [
+        f"{path}: spec.target.device: GPU is for clusters: here engines run on the CPU",
+        f"{path}: OptimizationRuntime gpus: spec.distributed is for clusters: here a step that trains is one process",
+    ]
     assert refused.startswith("spec.model.uri: ")
 
 

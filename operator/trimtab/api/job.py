@@ -12,6 +12,7 @@ from pydantic import Field
 from trimtab.api.base import Record, Rule, Spec, exactly_one, exactly_one_cel
 from trimtab.api.metrics import Goal, Metrics
 from trimtab.api.model import (
+    HIGHER_IS_BETTER,
     PLAIN,
     QUALITY,
     UNITS,
@@ -86,6 +87,14 @@ class Constraint(Spec):
 class Objective(Spec):
     """What to prefer among the candidates that keep every promise. The first objective decides; the rest break ties."""
 
+    rules: ClassVar = (
+        Rule(
+            f"self.metric == 'custom' || (self.metric in {one_of(HIGHER_IS_BETTER)}) == (self.goal == 'Maximize')",
+            "the goal is the wrong way round: Maximize accuracy, topK, f1, auroc, cosine and throughput, Minimize the "
+            "others",
+            lambda o: o.metric == Metric.CUSTOM or (o.metric in HIGHER_IS_BETTER) == (o.goal == Goal.MAXIMIZE),
+        ),
+    )
     metric: Metric
     goal: Goal
 
@@ -189,6 +198,10 @@ def _needs_calibration(spec: OptimizationJobSpec) -> bool:
     return any(isinstance(config, Quantize) and QuantizeMethod.STATIC in config.method for config in configs)
 
 
+def _goals_of_custom(spec: OptimizationJobSpec) -> set[Goal]:
+    return {objective.goal for objective in spec.objectives if objective.metric == Metric.CUSTOM}
+
+
 def _asked_cel(metric: Metric) -> str:
     named = " || ".join(f"self.{field}.exists(x, x.metric == '{metric}')" for field in ("constraints", "objectives"))
     return f"({named})"
@@ -240,6 +253,12 @@ class OptimizationJobSpec(Spec):
             f"!{_asked_cel(Metric.CUSTOM)} || has(self.metrics.custom)",
             "the metric custom needs metrics.custom, the function that computes it",
             lambda s: Metric.CUSTOM not in s.asked() or s.metrics.custom is not None,
+        ),
+        Rule(
+            "!has(self.metrics.custom) || "
+            "self.objectives.all(o, o.metric != 'custom' || o.goal == self.metrics.custom.goal)",
+            "the goal of an objective on custom is not that of metrics.custom: make them the same",
+            lambda s: not s.metrics.custom or _goals_of_custom(s) <= {s.metrics.custom.goal},
         ),
     )
     model: ModelSource

@@ -280,7 +280,9 @@ class Target(Spec):
         max_length=8,
         description="Every candidate is measured on each. The first is the one the baseline is measured on.",
     )
-    device: Device = Field(Device.CPU, description="The kind of node that trials run on.")
+    device: Device = Field(
+        Device.CPU, description="The kind of node that trials run on. GPU needs a runtime whose pods are given one."
+    )
     compute_capability: ComputeCapability = Field(
         ComputeCapability.SM89, description="The GPU that TensorRT engines are built for."
     )

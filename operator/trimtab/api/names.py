@@ -66,6 +66,7 @@ class Reason(StrEnum):
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     CODE_NOT_ALLOWED = "CodeNotAllowed"
     ADDRESS_NOT_ALLOWED = "AddressNotAllowed"
+    DEVICE_NOT_GIVEN = "DeviceNotGiven"
     INVALID_INPUT = "InvalidInput"
     INSPECTING = "Inspecting"
     SEARCHING = "Searching"

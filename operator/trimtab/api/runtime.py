@@ -6,6 +6,7 @@ admin's. It is the only place that may point at infrastructure.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar
@@ -78,6 +79,15 @@ class Resources(Spec):
         description="What a pod may use at most. GPUs are given here: `nvidia.com/gpu`, or a part of one such as "
         "`nvidia.com/mig-1g.10gb`.",
     )
+
+
+GPU = re.compile(r"(^|[./])gpu\b|/mig-")
+"""Matches nvidia.com/gpu, amd.com/gpu, gpu.intel.com/i915 and nvidia.com/mig-1g.5gb."""
+
+
+def is_gpu(resource: str) -> bool:
+    """Whether an extended resource is a GPU or a slice of one, by what vendors' device plugins call them."""
+    return GPU.search(resource) is not None
 
 
 class PullPolicy(StrEnum):
