@@ -14,6 +14,7 @@ where it is as fast, as certainly as the noise allows, and loses nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,7 +90,7 @@ def select(spec: OptimizationJobSpec, status: OptimizationJobStatus) -> Selectio
     }
     return Selection(
         trials=tuple(_judged(trial, verdicts) for trial in status.trials),
-        best=_best(field.winner, everyone, objective, quality(status)) if field.winner else None,
+        best=_best(field.winner, everyone, objective, status) if field.winner else None,
         nearest_miss="" if field.winner else _nearest_miss(everyone, misses),
     )
 
@@ -288,16 +289,16 @@ def _judged(trial: TrialStatus, verdicts: dict[str, tuple[Outcome, str]]) -> Tri
     return trial.model_copy(update={"candidates": judged})
 
 
-def _best(winner: Candidate, everyone: list[Candidate], objective: Metric, quality: Metric) -> Best:
-    baseline = everyone[0]
+def _best(winner: Candidate, everyone: list[Candidate], objective: Metric, status: OptimizationJobStatus) -> Best:
+    baseline, counts = everyone[0], quality(status)
     ratio = speed_ratio(winner.entry, objective)
     speed = "throughput" if objective == Metric.THROUGHPUT else "speed"
     speed_up = 1 / float(ratio.estimate) if ratio else 1.0
     message = (
-        _kept(everyone)
+        _kept(everyone, status.trials[1:])
         if winner is baseline
         else f"{winner.name}: {speed_up:.2f}x the {speed}, "
-        + ", ".join(f"{m} {_shown(baseline, m)} → {_shown(winner, m)}" for m in (quality, Metric.SIZE))
+        + ", ".join(f"{m} {_shown(baseline, m)} → {_shown(winner, m)}" for m in (counts, Metric.SIZE))
     )
     return Best(
         trial=winner.trial.index,
@@ -307,16 +308,17 @@ def _best(winner: Candidate, everyone: list[Candidate], objective: Metric, quali
         if winner.trial.index
         else f"input/{winner.entry.engine}",
         speed_up=f"{speed_up:.2f}x",
-        quality=f"{_shown(winner, quality)} {quality}",
+        quality=f"{_shown(winner, counts)} {counts}",
         size=_shown(winner, Metric.SIZE),
         message=message,
     )
 
 
-def _kept(everyone: list[Candidate]) -> str:
+def _kept(everyone: list[Candidate], trials: Sequence[TrialStatus]) -> str:
     """Why the input model stays. That nothing else came of the job must not read like a comparison."""
     if not any(c.measured for c in everyone[1:]):
-        return "no trial made a model to compare with the input model"
+        ended = (f"{count} {state.lower()}" for state, count in Counter(trial.state for trial in trials).items())
+        return f"no trial made a model to compare with the input model: {', '.join(ended)}"
     return "no candidate is better than the input model beyond noise"
 
 

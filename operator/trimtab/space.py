@@ -195,7 +195,12 @@ def _union(settings: Sequence[Any]) -> Any:
 
 
 def words(point: Point) -> str:
-    """The point for people: the steps it takes with their settings, such as `quantize operatorScope=Compute`."""
+    """The point for people: the steps it takes with their settings, such as `quantize operatorScope=Compute`.
+
+    Where there was nothing to choose the point is empty, and the pipeline is what the job says.
+    """
+    if not point:
+        return "the pipeline as given"
     chosen_by: dict[str, list[str]] = {}
     for name, text in without_idle(point).items():
         label, _, setting = name.rpartition(".")

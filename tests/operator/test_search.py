@@ -196,7 +196,7 @@ def test_a_span_holds_every_pipeline_it_was_made_of() -> None:
         ),
         ({"prune.enabled": "false", "prune.ratio": "0.3", "distill.enabled": "true"}, "distill"),
         ({"prune.enabled": "true", "prune.ratio": "0.3", "quantize.enabled": "true"}, "prune ratio=0.3, quantize"),
-        ({}, ""),
+        ({}, "the pipeline as given"),
     ],
 )
 def test_people_read_the_steps_that_are_taken(point: Point, text: str) -> None:

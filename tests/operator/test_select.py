@@ -297,9 +297,10 @@ def test_candidates_of_one_value_are_told_apart_by_what_comes_next() -> None:
 
 def test_where_no_trial_made_a_model_nothing_was_compared() -> None:
     failed = TrialStatus(index=1, state=TrialState.FAILED, message="no layer 'nope'")
-    best = select(make_job().spec, OptimizationJobStatus(trials=[BASE, failed])).best
+    skipped = TrialStatus(index=2, state=TrialState.SKIPPED, message="no layer to quantize")
+    best = select(make_job().spec, OptimizationJobStatus(trials=[BASE, failed, skipped])).best
     assert best
-    assert best.message == "no trial made a model to compare with the input model"
+    assert best.message == "no trial made a model to compare with the input model: 1 failed, 1 skipped"
 
 
 def again(index: int, original: TrialStatus) -> TrialStatus:

@@ -108,7 +108,7 @@ def _row(report: JobReport, candidate: Candidate) -> Row:
     return Row(
         candidate=candidate,
         won=winner is not None and (winner.trial, winner.engine) == (candidate.trial, candidate.engine),
-        settings=words(candidate.settings),
+        settings=words(candidate.settings) if candidate.trial else "",
         quality=_measured(candidate, report.quality),
         p50=_measured(candidate, Metric.LATENCY_P50),
         ratio=show_interval(ratio) if (ratio := report.ratio(candidate)) else "",
