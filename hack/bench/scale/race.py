@@ -182,7 +182,7 @@ async def profiled(size: Size, folder: Path) -> Path:
     """What cProfile says of the operator while all jobs go to their end."""
     port, file = _free_port(), folder / "profile"
     settings = Settings(http_port=port).environment()
-    words = ("-m", "cProfile", "-o", file, "-m", "trimtab", "operator")
+    words = ("-m", "bench.scale.profiled", file)
     async with arena(size, folder) as it:
         with gauge.process(*words, log=folder / "operator.log", **settings) as racer:
             await it.race(racer, it.all_done)
