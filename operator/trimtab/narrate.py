@@ -90,7 +90,10 @@ def not_accepted(job: OptimizationJob, refusal: Refusal, now: datetime) -> Optim
 def seen(job: OptimizationJob) -> OptimizationJobStatus:
     """The job's status, told to be of its newest generation: conditions of another one `kubectl wait` passes over."""
     generation = job.metadata.generation
-    conditions = [c.model_copy(update={"observed_generation": generation}) for c in job.status.conditions]
+    conditions = [
+        c if c.observed_generation == generation else c.model_copy(update={"observed_generation": generation})
+        for c in job.status.conditions
+    ]
     return job.status.model_copy(update={"conditions": conditions, "observed_generation": generation})
 
 
@@ -104,6 +107,7 @@ def _told(job: OptimizationJob, told: dict[ConditionType, Told], now: datetime) 
         new = Condition(
             type=kind.value,
             status="Unknown" if holds is None else str(holds),
+            observed_generation=job.metadata.generation,
             reason=reason.value,
             message=message,
         )
