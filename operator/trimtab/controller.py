@@ -45,7 +45,7 @@ from trimtab.cluster.pods import Pods
 from trimtab.cluster.records import JobRecord, record_of
 from trimtab.conditions import with_condition
 from trimtab.decisions import Decision, Event, Observed, ObservedWork, Refusal, Work, WorkState
-from trimtab.errors import ClusterError, Conflict, Forbidden, NotFound, Refused
+from trimtab.errors import ClusterError, Conflict, Forbidden, NotFound, OverQuota, Refused
 from trimtab.harvest import Outcomes
 from trimtab.manifests import (
     job_manifest,
@@ -99,8 +99,6 @@ class Controller:
         self.pods = Pods(client)
         self._refused: dict[Key, dict[str, ObservedWork]] = {}
         """Work whose Job the API server finds invalid: as good as failed, though there is nothing to observe."""
-        self._forbidden: dict[Key, str] = {}
-        """Why the last turn could not start what it wanted: a quota is used up, a role is missing."""
         self._rules: dict[Key, tuple[Object, datetime]] = {}
         """The ConfigMap last applied for each monitor, and when."""
         self._runtimes: dict[str, tuple[Object, Any]] = {}
@@ -111,7 +109,6 @@ class Controller:
         item = self._world.get(key.kind, key.name)
         if item is None or item["metadata"].get("deletionTimestamp"):
             self._refused.pop(key, None)
-            self._forbidden.pop(key, None)
             self._rules.pop(key, None)
             return None
         try:
@@ -122,13 +119,8 @@ class Controller:
 
     async def _job(self, key: Key, item: Object) -> float | None:
         job = read(OptimizationJob, item)
-        runtime = self._runtime(job)
         now = self._clock()
-        works = await self._works(key, job, now)
-        decision = reconcile(job, Observed(runtime, works, self._forbidden.pop(key, "")), now)
-        for work in decision.create:
-            assert not isinstance(runtime, Refusal)
-            await self._start(key, job, runtime, work)
+        decision, forbidden = await self._decide(key, job, now)
         written = await self._write(key, job.metadata, job.status, decision.status)
         if written:
             self._forget(job.metadata, decision.status)
@@ -143,14 +135,27 @@ class Controller:
             await objects.delete(self._client, objects.JOBS, record.namespace, record.name, **as_seen)
             self._world.works.remove(record)
         await self._retire(key, job, decision)
-        if why := self._forbidden.get(key):
-            raise Forbidden(why)  # once the status is written; the queue tries again, ever more rarely
+        if forbidden:
+            raise Forbidden(forbidden.message)  # once the status is written; the queue tries again, ever more rarely
         if decision.create or written or deleted:
             self._queue.add(key)
         return _soonest(
             decision.requeue_after,
             self.pods.next_look(self._world.works.of(job.metadata.namespace, job.metadata.uid), now),
         )
+
+    async def _decide(self, key: Key, job: OptimizationJob, now: datetime) -> tuple[Decision, Refusal | None]:
+        """What to do, with the work started that is to run, and why some of it could not be.
+
+        That is in the status of the same turn: were it told by the next one, an operator that starts anew would take it
+        back only to find it again.
+        """
+        runtime = self._runtime(job)
+        decision = reconcile(job, Observed(runtime, await self._works(key, job, now)), now)
+        forbidden = await self._start_all(key, job, runtime, decision.create)
+        if forbidden:
+            decision = reconcile(job, Observed(runtime, await self._works(key, job, now), forbidden), now)
+        return decision, forbidden
 
     async def _retire(self, key: Key, job: OptimizationJob, decision: Decision) -> None:
         """Take away an ended job's Jobs, or the job itself, when they have been kept for long enough."""
@@ -226,6 +231,19 @@ class Controller:
             self.pods.forget(uid)
         return over
 
+    async def _start_all(
+        self, key: Key, job: OptimizationJob, runtime: OptimizationRuntime | Refusal, works: Sequence[Work]
+    ) -> Refusal | None:
+        """Start work, up to what the API server forbids: it would say the same of the rest."""
+        try:
+            for work in works:
+                assert not isinstance(runtime, Refusal)
+                await self._start(key, job, runtime, work)
+        except Forbidden as error:
+            reason = Reason.QUOTA_EXCEEDED if isinstance(error, OverQuota) else Reason.FORBIDDEN
+            return Refusal(reason, str(error))
+        return None
+
     async def _start(self, key: Key, job: OptimizationJob, runtime: OptimizationRuntime, work: Work) -> None:
         try:
             if service := service_manifest(work, job):
@@ -234,8 +252,6 @@ class Controller:
         except Refused as error:
             logger.warning("%s: %s", key, error)
             self._refused.setdefault(key, {})[work.name] = _refused_work(work, str(error))
-        except Forbidden as error:
-            self._forbidden[key] = str(error)
         else:
             self._world.works.put(record_of(stored))
 

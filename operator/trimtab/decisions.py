@@ -51,7 +51,7 @@ class ObservedWork:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a job gets no runtime, for as long as that is so."""
+    """Why a job gets no runtime, or its work no Job, for as long as that is so."""
 
     reason: Reason
     message: str
@@ -63,8 +63,8 @@ class Observed:
 
     runtime: OptimizationRuntime | Refusal
     works: tuple[ObservedWork, ...] = ()
-    forbidden: str = ""
-    """Why no more work could be started: a quota that is used up, a role that is missing."""
+    forbidden: Refusal | None = None
+    """Why work that was to be started could not be: a quota that is used up, a role that is missing."""
 
 
 @dataclass(frozen=True)

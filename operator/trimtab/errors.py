@@ -9,6 +9,7 @@ ClusterError
     ├── AlreadyExists 409 to a create
     ├── Expired       410: a watch must begin with a new list
     ├── Forbidden     401 and 403: RBAC, a quota or an admission policy
+    │   └── OverQuota 403, in the words of a ResourceQuota
     └── Refused       any other 4xx, above all 422: the API server finds the object invalid
 """
 
@@ -55,6 +56,10 @@ class Expired(Permanent):
 
 
 class Forbidden(Permanent):
+    pass
+
+
+class OverQuota(Forbidden):
     pass
 
 

@@ -27,6 +27,9 @@ ENDED = frozenset(
 )
 """The reasons of a flow that ran to its end. That nothing is feasible is a result, not a failure."""
 
+FORBIDDEN = frozenset({Reason.QUOTA_EXCEEDED, Reason.FORBIDDEN})
+"""The reasons of a job that the API server lets create no Job."""
+
 
 def progressed(
     job: OptimizationJob, reason: Reason, now: datetime, stuck: str = "", queued: Sequence[str] = ()
@@ -203,6 +206,14 @@ def _events(before: OptimizationJobStatus, after: OptimizationJobStatus) -> Iter
         yield Event(EventReason.CANDIDATE_SELECTED, after.best.message)
     if after.published and not before.published:
         yield Event(EventReason.PUBLISHED, f"{after.published.digest} at {after.published.uri}")
+    yield from _summed_up(before, after)
+
+
+def _summed_up(before: OptimizationJobStatus, after: OptimizationJobStatus) -> Iterator[Event]:
+    """What the summary condition has become: that nothing can be started, or the end."""
+    told = find(after.conditions, ConditionType.COMPLETE)
+    if told and after.state in FORBIDDEN and after.state != before.state:
+        yield Event(EventReason.NOT_STARTED, told.message, warning=True)
     for kind, reason in ((ConditionType.COMPLETE, EventReason.COMPLETE), (ConditionType.FAILED, EventReason.FAILED)):
         now = next((c for c in after.conditions if c.type == kind and c.status == "True"), None)
         if now and not is_true(before.conditions, kind):

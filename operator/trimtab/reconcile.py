@@ -108,8 +108,8 @@ def _go_on(job: OptimizationJob, current: OptimizationJob, observed: Observed, n
     progress = _advance(current, observed, observed.runtime, clock)
     current = _with_status(current, progress.status)
     reason = progress.reason or _outcome(progress.status)
-    if current.status.queued_since and progress.reason:
-        reason = Reason.QUEUED_BY_KUEUE
+    if progress.reason:
+        reason = _held_back(current.status, observed) or reason
     status = narrate.progressed(current, reason, now, _stuck(observed), _in_queue(observed))
     delete = _given_up(progress.status, observed)
     return _decide(job, status, create=progress.create, delete=delete, requeue_after=_next_look(current, clock))
@@ -144,7 +144,15 @@ def _stuck(observed: Observed) -> str:
     """What work waits for: an image that cannot be pulled, a node with room, a quota."""
     waiting = [seen for seen in observed.works if seen.state == WorkState.ACTIVE and seen.message]
     told = [*_in_queue(observed), *(f"{seen.work.name} waits: {seen.message}" for seen in waiting)]
-    return "; ".join([*told, observed.forbidden] if observed.forbidden else told)
+    return "; ".join([*told, observed.forbidden.message] if observed.forbidden else told)
+
+
+def _held_back(status: OptimizationJobStatus, observed: Observed) -> Reason | None:
+    """Why nothing at all gets on, if that is so."""
+    if status.queued_since:
+        return Reason.QUEUED_BY_KUEUE
+    runs = any(seen.state == WorkState.ACTIVE for seen in observed.works)
+    return observed.forbidden.reason if observed.forbidden and not runs else None
 
 
 def _in_queue(observed: Observed) -> list[str]:

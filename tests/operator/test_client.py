@@ -11,7 +11,17 @@ from kubernetes.aio.client import Configuration
 
 from trimtab.cluster import client as client_module
 from trimtab.cluster.client import Call, Client
-from trimtab.errors import AlreadyExists, ClusterError, Conflict, Expired, Forbidden, NotFound, Refused, Unavailable
+from trimtab.errors import (
+    AlreadyExists,
+    ClusterError,
+    Conflict,
+    Expired,
+    Forbidden,
+    NotFound,
+    OverQuota,
+    Refused,
+    Unavailable,
+)
 
 Script = list[tuple[int, str, dict[str, str]]]
 OK = (200, '{"items": []}', {})
@@ -83,6 +93,11 @@ def test_what_is_tried_again(script: Script, codes: list[int]) -> None:
         ([status(409, "Conflict")], Conflict, "409 no"),
         ([status(410, "Expired")], Expired, "410 no"),
         ([status(403, "Forbidden")], Forbidden, "403 no"),
+        (
+            [status(403, "Forbidden", "jobs.batch a is forbidden: exceeded quota: q")],
+            OverQuota,
+            "403 jobs.batch a is forbidden: exceeded quota: q",
+        ),
         ([status(401, "Unauthorized")], Forbidden, "401 no"),
         ([status(422, "Invalid", "spec.x: Required value")], Refused, "422 spec.x: Required value"),
     ],

@@ -514,9 +514,15 @@ def test_a_job_that_kubernetes_refuses_fails_with_its_words(namespace: str) -> N
     asyncio.run(main())
 
 
+async def told_of(client: Client, namespace: str, reason: str) -> list[str]:
+    """What the events with this reason say."""
+    events = (await client.request("GET", objects.EVENTS.path(namespace)))["items"]
+    return [event["note"] for event in events if event["reason"] == reason]
+
+
 def test_a_quota_that_is_used_up_is_named_and_waited_for(namespace: str) -> None:
     async def main() -> None:
-        async with await Client.connect() as client, operator(namespace):
+        async with await Client.connect() as client:
             quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
             used_up = {"hard": {"count/jobs.batch": "0"}}
             await client.request("POST", quotas, body={"metadata": {"name": "q"}, "spec": used_up})
@@ -524,15 +530,26 @@ def test_a_quota_that_is_used_up_is_named_and_waited_for(namespace: str) -> None
             await client.request("PATCH", f"{quotas}/q/status", body={"status": status}, headers=MERGE_PATCH)
             await add_runtime(client, namespace)
             await submit(client, namespace)
-            async with asyncio.timeout(60):
-                while "exceeded quota: q" not in message(
-                    await job_where(client, namespace, Complete="Inspecting"), "Complete"
-                ):
-                    await asyncio.sleep(0.1)
-            await client.request("DELETE", f"{quotas}/q")
-            async with node(client, namespace, Simulated()):
-                status = await job_where(client, namespace, Complete="Published")
+            async with operator(namespace):
+                first = await job_where(client, namespace, Complete="QuotaExceeded")
+                async with asyncio.timeout(60):
+                    while not await told_of(client, namespace, "NotStarted"):
+                        await asyncio.sleep(0.05)
+            assert "exceeded quota: q" in message(first, "Complete")
+            assert first.state == "QuotaExceeded"
+            # The next operator finds it as it was left, and tells nobody again.
+            forbidden = asyncio.Event()
+            async with operator(namespace) as life, asyncio.timeout(60):
+                life.client._observe = lambda verb, resource, code: code == 403 and forbidden.set()
+                await forbidden.wait()
+                assert await job_where(client, namespace, Complete="QuotaExceeded") == first
+                assert life.client.writes == 0
+                await client.request("DELETE", f"{quotas}/q")
+                async with node(client, namespace, Simulated()):
+                    status = await job_where(client, namespace, Complete="Published")
             assert "quota" not in message(status, "Complete")
+            (note,) = await told_of(client, namespace, "NotStarted")
+            assert "exceeded quota: q" in note
 
     asyncio.run(main())
 

@@ -10,9 +10,10 @@ import pytest
 
 from builders import NOW, Quality, World, broken, lost, make_job, make_runtime, report_for, scopes
 from trimtab.api.model import EngineName
+from trimtab.api.names import Reason
 from trimtab.api.status import OptimizationJobStatus, Outcome, TrialState
 from trimtab.api.work import ErrorKind, Stage
-from trimtab.decisions import Observed, ObservedWork, Work, WorkState
+from trimtab.decisions import Observed, ObservedWork, Refusal, Work, WorkState
 from trimtab.recipe import explore
 from trimtab.reconcile import ATTEMPTS, reconcile
 
@@ -338,6 +339,26 @@ def test_time_passes_while_some_work_is_not_in_the_queue() -> None:
     world.now = NOW + timedelta(minutes=61)
     world.step()
     assert world.condition("Failed")[:2] == ("True", "DeadlineExceeded")
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [(WorkState.ACTIVE, "Searching"), (WorkState.FAILED, "QuotaExceeded")],
+    ids=["another trial runs", "nothing runs"],
+)
+def test_what_the_api_server_forbids_is_the_state_of_a_job_of_which_nothing_runs(state: WorkState, reason: str) -> None:
+    world = World(make_job(search={"parallelism": 2}))
+    world.sabotage = lambda work: ObservedWork(work, state) if work.task.stage == Stage.TRIAL else None
+    world.step()
+    create = world.step().create
+    forbidden = Refusal(Reason.QUOTA_EXCEEDED, "403 exceeded quota: q")
+    seen = tuple(w for w in world.works.values() if w.work.task.trial != 2)
+    status = reconcile(world.job, Observed(make_runtime(), seen, forbidden), NOW).status
+    assert len(create) == 2
+    assert (status.state, status.search_stopped) == (reason, "")
+    told = next(c for c in status.conditions if c.type == "Complete")
+    assert (told.status, told.reason) == ("False", reason)
+    assert told.message.endswith("403 exceeded quota: q")
 
 
 def test_a_queue_is_left_by_suspending_or_by_an_end() -> None:

@@ -84,6 +84,8 @@ class Reason(StrEnum):
     RESUMED = "Resumed"
     QUEUED_BY_KUEUE = "QueuedByKueue"
     QUOTA_RESERVED = "QuotaReserved"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    FORBIDDEN = "Forbidden"
 
     WATCHING = "Watching"
     TRIGGERED = "Triggered"
@@ -106,6 +108,7 @@ class EventReason(StrEnum):
     PUBLISHED = "Published"
     COMPLETE = "Complete"
     FAILED = "Failed"
+    NOT_STARTED = "NotStarted"
     TRIGGERED = "Triggered"
     SUPPRESSED = "Suppressed"
     RESOLVED = "Resolved"

@@ -32,6 +32,7 @@ from trimtab.errors import (
     Expired,
     Forbidden,
     NotFound,
+    OverQuota,
     Permanent,
     Refused,
     Unavailable,
@@ -49,6 +50,8 @@ ATTEMPTS = 4
 FIRST_DELAY, LONGEST_DELAY = 0.2, 5.0
 PAGE = 200
 """Objects at a time: parsed as they are stored, 500 Jobs took 25 MB, which a process keeps once it has had them."""
+OVER_QUOTA = "exceeded quota"
+"""What the API server says for want of quota; its code is that of every refusal."""
 _BROKEN = (aiohttp.ClientError, TimeoutError, OSError)
 REQUEST_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
@@ -236,6 +239,8 @@ def failure(call: Call, code: int, content: bytes, headers: Mapping[str, str]) -
         return Unavailable(text, _retry_after(headers))
     if code == 409:
         return AlreadyExists(text) if status.get("reason") == "AlreadyExists" else Conflict(text)
+    if code == 403 and OVER_QUOTA in text:
+        return OverQuota(text)
     kinds = {401: Forbidden, 403: Forbidden, 404: NotFound, 410: Expired}
     return kinds.get(code, Refused)(text)
 
