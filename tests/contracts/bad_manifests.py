@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import yaml
 
-from trimtab.api.schema.kinds import KINDS, Kind
+from trimtab.api.schema.kinds import KINDS
 from trimtab.api.schema.wire import inlined, wire_schema
 
 Manifest = dict[str, Any]
@@ -343,53 +344,103 @@ def changed(good: Manifest, changes: Mapping[str, Any]) -> Manifest:
     return result
 
 
+Path = tuple[str | int, ...]
+ANY_KEY = "k"
+"""Of a map, such as a node selector."""
+Make = Callable[[Any, Any], Any]
+BEYOND: dict[str, tuple[Make, tuple[str, ...], str]] = {
+    "minimum": (lambda limit, _: limit - 1, ("greater_than_equal",), "should be greater than or equal to"),
+    "maximum": (lambda limit, _: limit + 1, ("less_than_equal",), "should be less than or equal to"),
+    "minLength": (lambda limit, _: "a" * (limit - 1), ("string_too_short",), "should be at least"),
+    "maxLength": (lambda limit, _: "a" * (limit + 1), ("string_too_long",), "Too long: may not be more than"),
+    "minItems": (lambda limit, item: [item] * (limit - 1), ("too_short",), "should have at least"),
+    "maxItems": (lambda limit, item: [item] * (limit + 1), ("too_long",), "Too many"),
+    "minProperties": (lambda limit, _: _keys(limit - 1), ("too_short",), "should have at least"),
+    "maxProperties": (lambda limit, _: _keys(limit + 1), ("too_long",), "Too many"),
+    "enum": (lambda known, _: -1 if isinstance(known[0], int) else "?", ("enum", "literal_error"), "Unsupported value"),
+    "pattern": (lambda _, __: "?!", ("value_error",), "'?!' is not "),
+}
+"""By the keyword of a limit: a value just beyond it, what pydantic calls the error, and what the API server says."""
+
+
+def _keys(count: int) -> Manifest:
+    return {f"key-{number}": "1" for number in range(count)}
+
+
 @dataclass(frozen=True)
 class Bound:
-    """A limit of a field that a good manifest has, and a value just beyond it."""
+    """A limit of a field, and a value just beyond it."""
 
     kind: str
-    path: tuple[str | int, ...]
+    path: Path
     keyword: str
     value: Any
 
     @property
     def manifest(self) -> Manifest:
-        return changed(GOOD[self.kind], {".".join(map(str, self.path)): self.value})
+        """The good one with that value. What it lacks on the way there is the least that the schema asks for."""
+        manifest = copy.deepcopy(GOOD[self.kind])
+        return manifest | {"spec": _placed(_spec_schema(self.kind), manifest["spec"], self.path[1:], self.value)}
+
+    @property
+    def field(self) -> str:
+        """As people write it."""
+        return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.path).removeprefix(".")
 
     def __str__(self) -> str:
-        return f"{self.kind}.{'.'.join(map(str, self.path))}-{self.keyword}"
+        return f"{self.kind}.{self.field}-{self.keyword}"
+
+
+@cache
+def _spec_schema(kind: str) -> Manifest:
+    (spec,) = (known.parts["spec"] for known in KINDS if known.name == kind)
+    return inlined(wire_schema(spec))
+
+
+def _placed(schema: Manifest, node: Any, path: Path, value: Any) -> Any:
+    if not path:
+        return value
+    key, rest = path[0], path[1:]
+    if isinstance(key, int):
+        first, *others = node or [None]
+        return [_placed(schema["items"], first, rest, value), *others]
+    members = _least(schema) if node is None else node
+    child = schema.get("properties", {}).get(key) or schema["additionalProperties"]
+    return members | {key: _placed(child, members.get(key), rest, value)}
+
+
+def _least(schema: Manifest) -> Any:
+    """A value without one of the problems for which the API server asks no rule: a type, what is required."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    if schema.get("type") == "array":
+        return [_least(schema["items"])] * schema.get("minItems", 0)
+    if schema.get("type") == "object":
+        required = {name: _least(schema["properties"][name]) for name in schema.get("required", [])}
+        return required | _keys(schema.get("minProperties", 0))
+    return {"string": "a", "integer": schema.get("minimum", 1), "boolean": True}[schema["type"]]
 
 
 def bounds() -> Iterator[Bound]:
     """Every limit of every kind; a monitor's job template and a cluster's runtime are known specs once more."""
     for kind in KINDS:
-        for bound in _bounds(kind, _spec_schema(kind), GOOD[kind.name]["spec"], ("spec",)):
+        for bound in _bounds(kind.name, _spec_schema(kind.name), ("spec",)):
             again = kind.name == "ClusterOptimizationRuntime" and bound.path[1] in RUNTIME["spec"]
             if bound.path[1] != "jobTemplate" and not again:
                 yield bound
 
 
-def _spec_schema(kind: Kind) -> Manifest:
-    return inlined(wire_schema(kind.parts["spec"]))
-
-
-def _bounds(kind: Kind, schema: Manifest, value: Any, path: tuple[str | int, ...]) -> Iterator[Bound]:
-    beyond = {
-        "minimum": lambda limit: limit - 1,
-        "maximum": lambda limit: limit + 1,
-        "minLength": lambda limit: value[: limit - 1],
-        "maxLength": lambda limit: value + "0" * limit,
-        "minItems": lambda limit: value[: limit - 1],
-        "maxItems": lambda limit: [*value, *[value[0]] * limit],
-        "maxProperties": lambda limit: {f"key-{number}": "1" for number in range(limit + 1)},
-    }
-    for keyword, make in beyond.items():
+def _bounds(kind: str, schema: Manifest, path: Path) -> Iterator[Bound]:
+    item = _least(schema["items"]) if "items" in schema else None
+    for keyword, (make, _, _) in BEYOND.items():
         if keyword in schema:
-            yield Bound(kind.name, path, keyword, make(schema[keyword]))
-    members = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
-    for key, member in members:
-        child = schema["items"] if isinstance(key, int) else schema.get("properties", {}).get(key)
-        yield from _bounds(kind, child or {}, member, (*path, key))
+            yield Bound(kind, path, keyword, make(schema[keyword], item))
+    for name in schema.get("properties", {}):
+        yield from _bounds(kind, schema["properties"][name], (*path, name))
+    if "items" in schema:
+        yield from _bounds(kind, schema["items"], (*path, 0))
+    if isinstance(schema.get("additionalProperties"), dict):
+        yield from _bounds(kind, schema["additionalProperties"], (*path, ANY_KEY))
 
 
 BOUNDS = tuple(bounds())

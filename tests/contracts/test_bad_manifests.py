@@ -14,6 +14,8 @@ from pydantic import ValidationError
 
 import apiserver
 from contracts.bad_manifests import (
+    ANY_KEY,
+    BEYOND,
     BOUNDS,
     CASES,
     CHANGES,
@@ -50,7 +52,15 @@ def test_python_refuses_and_says_why(case: Case) -> None:
 
 @pytest.mark.parametrize("bound", BOUNDS, ids=str)
 def test_python_keeps_bounds(bound: Bound) -> None:
-    assert bound.path in [place for place, _ in problems(bound.manifest)]
+    with pytest.raises(ValidationError) as refused:
+        MODELS[bound.kind].model_validate(bound.manifest)
+    kinds = {error["type"] for error in refused.value.errors() if error["loc"] == bound.path}
+    assert kinds & {*BEYOND[bound.keyword][1]}
+
+
+def test_every_limit_is_a_bound() -> None:
+    written = json.dumps([inlined(wire_schema(kind.parts["spec"])) for kind in KINDS])
+    assert {*re.findall(r'"(\w+)": -?\d', written)} <= {*BEYOND, "default"}
 
 
 def test_every_rule_has_a_case() -> None:
@@ -96,7 +106,8 @@ def test_every_pattern_has_a_case() -> None:
 
 
 def test_every_change_that_is_refused_is_tried() -> None:
-    rules = [rule["message"] for rule in SCHEMAS["OptimizationJob"][RULES] if "oldSelf" in rule["rule"]]
+    definitions = [part for schema in SCHEMAS.values() for part in (schema, *schema["$defs"].values())]
+    rules = [rule["message"] for part in definitions for rule in part.get(RULES, []) if "oldSelf" in rule["rule"]]
     assert sorted(rules) == sorted(immutable(path) for path in CHANGES)
 
 
@@ -184,8 +195,9 @@ class TestServer:
 
     @pytest.mark.parametrize("bound", BOUNDS, ids=str)
     def test_keeps_bounds(self, server: Server, bound: Bound) -> None:
-        place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in bound.path).removeprefix(".")
-        assert f"{place}: " in server.create(bound.manifest)
+        place = re.escape(bound.field).replace(rf"\.{ANY_KEY}", rf"(\.{ANY_KEY}|\[{ANY_KEY}\])")
+        told = re.escape(BEYOND[bound.keyword][2])
+        assert re.search(f"{place}: ((?!, spec).)*{told}", server.create(bound.manifest))
 
     def test_refuses_changes(self, server: Server) -> None:
         job = changed(JOB, {"metadata.name": "stored"})
