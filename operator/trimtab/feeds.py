@@ -8,14 +8,16 @@
 kopf's watches have died silently before (kopf#787, #955, #957, #1276), and its relisting never tells of objects
 deleted during a gap. So every few minutes an audit compares what exists with what is known. What does not exist any
 more is forgotten. What is newer than our view, and still is one audit later, means a dead watch: the health check
-says so, and the kubelet restarts us.
+says so, and the kubelet restarts us. Our own watches forget what a list lacks, and of thousands of Jobs no audit asks:
+one of these is dead if it has heard nothing, not a bookmark and not a new stream, while the audit was answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from trimtab.api.names import MANAGED_LABEL
@@ -31,6 +33,8 @@ from trimtab.queue import WorkQueue
 from trimtab.world import Key, Kind, Shelf, World, name_of
 
 AUDIT_SECONDS = 120.0
+DEAF_SECONDS = 300.0
+"""An idle watch hears a bookmark a minute, and one that finds its stream silent opens another after 90 s."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +53,8 @@ class Feeds:
     """Versions, by UID, that the last audit saw and no watch had brought."""
     dead: list[str] = field(default_factory=list)
     """Watches that the last audit found dead, in words."""
+    heard: dict[str, float] = field(default_factory=dict)
+    """When each watch of our own last heard from the API server, by what it watches."""
     synchronized: bool = False
     """Whether the world is known; before that, what is not in it may well exist."""
 
@@ -78,7 +84,8 @@ class Feeds:
         """The watch of ClusterOptimizationRuntimes, for ever; at once over where they may not be read."""
         if (shelf := self.world.cluster_runtimes) is None:
             return
-        async for change in watch(self.client, objects.CLUSTER_RUNTIMES.path()):
+        heard = self._ear(objects.CLUSTER_RUNTIMES.plural)
+        async for change in watch(self.client, objects.CLUSTER_RUNTIMES.path(), heard=heard):
             match change:
                 case Seen(item):
                     news = shelf.put(item)
@@ -90,6 +97,15 @@ class Feeds:
             # One may bound the images of any namespace. They change a few times a year.
             for name in self.world.unfinished_jobs() if news else ():
                 self.queue.add(Key(Kind.JOB, name))
+
+    def _ear(self, name: str) -> Callable[[], None]:
+        """For a watch that begins now."""
+
+        def heard() -> None:
+            self.heard[name] = time.monotonic()
+
+        heard()
+        return heard
 
     def serves(self, namespace: str) -> bool:
         return None in self.namespaces or namespace in self.namespaces
@@ -117,7 +133,8 @@ class Feeds:
     async def follow_jobs(self, namespace: str | None, listed: asyncio.Event) -> None:
         """The Jobs watch, for ever. Sets `listed` once all Jobs are known."""
         query = [("labelSelector", f"{MANAGED_LABEL}=true")]
-        async for change in watch(self.client, objects.JOBS.path(namespace), query):
+        heard = self._ear(f"{objects.JOBS.plural} of {namespace or 'all namespaces'}")
+        async for change in watch(self.client, objects.JOBS.path(namespace), query, heard=heard):
             match change:
                 case Seen(item):
                     self._job_seen(item)
@@ -167,4 +184,6 @@ class Feeds:
             self.missed |= {uid: version for uid, version in found.items() if known.get(uid, 0) < version}
             if any(known.get(uid, 0) < version for uid, version in before.items() if uid in found):
                 dead.append(f"the watch of {RESOURCES[kind].plural} misses changes")
-        self.dead = dead
+        late = time.monotonic() - DEAF_SECONDS
+        deaf = [name for name, last in self.heard.items() if last < late]
+        self.dead = dead + [f"the watch of {name} hears nothing" for name in deaf]

@@ -22,7 +22,7 @@ from trimtab.cluster.client import Client, Object
 from trimtab.cluster.endings import PATIENCE
 from trimtab.cluster.pods import INTERVAL, TERMINATION, Pods
 from trimtab.cluster.records import JobRecord, record_of
-from trimtab.cluster.watch import Gone, Listed, Seen, _follow, watch
+from trimtab.cluster.watch import Collection, Gone, Listed, Seen, _follow, watch
 from trimtab.decisions import Event, ObservedWork, WorkState
 from trimtab.errors import Conflict, Expired, NotFound, Permanent, Refused
 from trimtab.manifests import job_manifest, metadata_of, owner_reference
@@ -243,7 +243,7 @@ def test_a_version_that_is_too_old_leads_to_a_new_list(namespace: str, monkeypat
     async def scenario(client: Client) -> None:
         path = objects.OPTIMIZATION_JOBS.path(namespace)
         with pytest.raises(Expired):
-            await anext(_follow(client, path, [], 1, 5.0))
+            await anext(_follow(Collection(client, path), 1, 5.0))
 
         # The same inside `watch`: its list is reported as of version 1, so the watch after it is refused.
         pages, versions = client.pages, iter(["1"])

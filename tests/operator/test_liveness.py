@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from functools import partial
+from itertools import count
 from typing import Any
 
 import kopf
 import pytest
 
+from faulty import Fault, divert, faulty, kind_of, nothing, through
 from kubelet import cuttable
 from operators import fetch, free_port, in_a_thread, submit
 from trimtab import handlers
+from trimtab.api.names import MANAGED_LABEL
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client
 from trimtab.settings import Settings
@@ -68,5 +73,59 @@ def test_a_silent_watch_is_renewed_and_one_that_stays_silent_is_noticed(
                 await says(port, "the watch of optimizationjobs misses changes")
                 await asyncio.sleep(5)  # reconnecting does not help it now
                 assert "misses changes" in await fetch(port, "/healthz")
+
+    asyncio.run(main())
+
+
+@contextlib.asynccontextmanager
+async def pulse(client: Client, namespace: str) -> AsyncIterator[None]:
+    """A Job with our label, and not ours, that changes twice a second."""
+    container = {"name": "x", "image": "x"}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    job = {"metadata": {"name": "pulse", "labels": {MANAGED_LABEL: "true"}}, "spec": {"template": template}}
+    await client.request("POST", objects.JOBS.path(namespace), body=job)
+
+    async def beat() -> None:
+        for number in count():
+            body = {"metadata": {"annotations": {"beat": str(number)}}}
+            await client.request("PATCH", objects.JOBS.path(namespace, "pulse"), body=body, headers=MERGE_PATCH)
+            await asyncio.sleep(0.5)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+
+
+def test_a_watch_of_our_own_that_cannot_be_opened_any_more_is_noticed(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything else is answered, so no call fails but the watch's, which is tried again for ever.
+
+    A Job that changes all the time stands for the bookmark of every minute. The other watch of our own has none here.
+    """
+    divert(monkeypatch)
+    monkeypatch.setattr("trimtab.feeds.AUDIT_SECONDS", 0.5)
+    monkeypatch.setattr("trimtab.feeds.DEAF_SECONDS", 6.0)
+    monkeypatch.setattr("trimtab.cluster.watch.LONGEST_DELAY", 1.0)
+    settings = Settings(watch_namespaces=[namespace], http_port=free_port())
+    deaf = f"the watch of jobs of {namespace} hears nothing"
+
+    async def main() -> None:
+        async with await Client.connect() as client, pulse(client, namespace), faulty() as proxy:
+            with through(proxy):
+                async with in_a_thread(partial(handlers.operate, settings)):
+                    await says(settings.http_port, "ok")
+                    await asyncio.sleep(8)
+                    assert deaf not in await fetch(settings.http_port, "/healthz")
+                    proxy.judge = lambda call: Fault(429) if kind_of(call) == "WATCH jobs" else None
+                    proxy.cut()
+                    await says(settings.http_port, deaf)
+                    proxy.judge = nothing
+                    async with asyncio.timeout(60):
+                        while deaf in await fetch(settings.http_port, "/healthz"):
+                            await asyncio.sleep(0.1)
 
     asyncio.run(main())

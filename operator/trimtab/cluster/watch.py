@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,9 +54,13 @@ class Listed:
 
 
 Change = Seen | Gone | Listed
+Heard = Callable[[], None]
+"""Told whenever the API server gave a list, opened a stream, or said a line on it, if only a bookmark."""
 
 
-async def watch(client: Client, path: str, query: Query = (), silence: float = SILENCE) -> AsyncIterator[Change]:
+async def watch(
+    client: Client, path: str, query: Query = (), silence: float = SILENCE, heard: Heard = lambda: None
+) -> AsyncIterator[Change]:
     """Every change of the collection at `path`, without end. Raises Permanent where it may not be read."""
     delays = _Backoff()
     while True:
@@ -66,7 +70,8 @@ async def watch(client: Client, path: str, query: Query = (), silence: float = S
                 yield seen
                 version = seen.version if isinstance(seen, Listed) else version
             delays.reset()
-            async for change in _follow(client, path, query, version, silence):
+            heard()
+            async for change in _follow(Collection(client, path, query), version, silence, heard):
                 yield change
         except Expired as error:
             logger.info("%s; listing anew", error)
@@ -90,7 +95,16 @@ async def listing(client: Client, path: str, query: Query = ()) -> AsyncIterator
     yield Listed(frozenset(uids), version)
 
 
-async def _follow(client: Client, path: str, query: Query, version: int, silence: float) -> AsyncIterator[Change]:
+@dataclass(frozen=True)
+class Collection:
+    """What a watch is about, and who asks."""
+
+    client: Client
+    path: str
+    query: Query = ()
+
+
+async def _follow(what: Collection, version: int, silence: float, heard: Heard = lambda: None) -> AsyncIterator[Change]:
     """Changes after `version`, over as many connections as it takes. Raises Expired when the version is too old."""
     delays = _Backoff()
     while True:
@@ -98,9 +112,11 @@ async def _follow(client: Client, path: str, query: Query, version: int, silence
         # Operators restarted together would reconnect together for ever.
         lifetime = ("timeoutSeconds", str(round(STREAM_SECONDS * random.uniform(0.8, 1.2))))  # noqa: S311
         try:
-            async with client.stream(path, [*query, *options, lifetime], silence) as lines:
+            async with what.client.stream(what.path, [*what.query, *options, lifetime], silence) as lines:
+                heard()
                 async for line in lines:
-                    version = _version_of(line, path)
+                    version = _version_of(line, what.path)
+                    heard()
                     delays.reset()
                     if line["type"] != "BOOKMARK":
                         yield Gone(line["object"]) if line["type"] == "DELETED" else Seen(line["object"])
