@@ -1,8 +1,8 @@
 """Which runtime a job gets, or why it gets none. Pure, and asked anew at every turn.
 
 An administrator's ClusterOptimizationRuntime does two things: jobs in the namespaces it allows may name it, and its
-`allowedImages` bound what the OptimizationRuntimes of those namespaces may run. Both fail closed: what cannot be read
-allows nothing.
+`allowedImages` bound what the OptimizationRuntimes of those namespaces may run. An operator that may not read them, as
+one that serves named namespaces may not unless the chart says so, uses none and keeps to none: it says so at start.
 
 Who writes jobs may be somebody else than who writes runtimes, and trusted with less. A runtime's pods hold Secrets,
 claims and the store; a job reaches them neither by code of its own, unless the runtime says so, nor by an address.

@@ -43,7 +43,7 @@ from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
 from trimtab.cluster.pods import Pods
 from trimtab.cluster.records import JobRecord, record_of
-from trimtab.conditions import with_condition
+from trimtab.conditions import is_finished, with_condition
 from trimtab.decisions import Decision, Event, Observed, ObservedWork, Refusal, Work, WorkState
 from trimtab.errors import ClusterError, Conflict, Forbidden, NotFound, OverQuota, Refused
 from trimtab.harvest import Outcomes
@@ -199,6 +199,13 @@ class Controller:
         return _soonest(decision.requeue_after, RULE_AGE.total_seconds())
 
     def _runtime(self, job: OptimizationJob) -> OptimizationRuntime | Refusal:
+        """One runtime that cannot be read may be what bounds the others, so while it is there none is given."""
+        try:
+            return self._admitted(job)
+        except Unreadable as error:
+            return Refusal(Reason.INVALID_INPUT, str(error))
+
+    def _admitted(self, job: OptimizationJob) -> OptimizationRuntime | Refusal:
         own = [self._once(OptimizationRuntime, item) for item in self._world.runtimes_in(job.metadata.namespace)]
         shelf = self._world.cluster_runtimes
         shared = None if shelf is None else [self._once(ClusterOptimizationRuntime, i) for i in shelf.objects.values()]
@@ -291,6 +298,8 @@ class Controller:
             old = status.model_validate(item.get("status", {}))
         except ValidationError:
             old = status()
+        if isinstance(old, OptimizationJobStatus) and is_finished(old.conditions):
+            return  # how it ended is not ours to take back: an operator of another version understood it
         condition = Condition(
             type=kind,
             status="False",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -94,13 +95,19 @@ async def operator(namespace: str, skew: timedelta = timedelta(0)) -> AsyncItera
     async with await Mortal.connect() as client:
         assert isinstance(client, Mortal)
         life = Life(client, namespace, skew=skew)
-        task = asyncio.create_task(life.live())
-        try:
+        async with operating(life):
             yield life
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+
+
+@contextlib.asynccontextmanager
+async def operating(life: Life) -> AsyncIterator[None]:
+    task = asyncio.create_task(life.live())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def lives_of(namespace: str, lifetime: int) -> int:
@@ -580,8 +587,8 @@ class Still:
     life: Life
     client: Mortal
 
-    async def turn(self) -> float | None:
-        return await self.life.controller.handle(Key(Kind.JOB, (self.life.namespace, "m")))
+    async def turn(self, name: str = "m") -> float | None:
+        return await self.life.controller.handle(Key(Kind.JOB, (self.life.namespace, name)))
 
 
 @contextlib.asynccontextmanager
@@ -613,6 +620,34 @@ def test_a_stored_object_that_cannot_be_understood_says_so(namespace: str) -> No
             spoil()  # the answer to the write has replaced what we spoilt
             await operator.turn()
             assert operator.client.writes == writes
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_understood_any_more_changes_nothing_of_how_a_job_ended(namespace: str) -> None:
+    """An operator that was rolled back finds what the later one let in."""
+
+    async def main() -> None:
+        async with await Client.connect() as client, node(client, namespace, Simulated()), still(namespace) as operator:
+            async with operating(operator.life):
+                ended = await job_where(client, namespace, Complete="Published")
+            await submit(client, namespace, name="begun")
+            await operator.life.feeds.load()
+            shelves = operator.life.world.shelves
+
+            def spoiled(kind: Kind, name: str) -> Object:
+                item = shelves[kind].objects[namespace, name]
+                shelves[kind].objects[namespace, name] = spoilt = copy.deepcopy(item)
+                return spoilt
+
+            spoiled(Kind.RUNTIME, "default")["spec"]["customCode"] = "Ask"
+            await operator.turn()
+            await operator.turn("begun")
+            waits = await job_where(client, namespace, name="begun", Accepted="InvalidInput")
+            assert "default: spec.customCode: 'Ask' is none of" in message(waits, "Accepted")
+            spoiled(Kind.JOB, "m")["spec"]["search"]["algorithm"] = "Annealing"
+            await operator.turn()
+            assert await job_where(client, namespace, Complete="Published") == ended
 
     asyncio.run(main())
 
