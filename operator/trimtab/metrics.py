@@ -2,7 +2,7 @@
 
 Gauges about objects are counted at scrape time from the view that decisions are made on, so a series goes with the
 last object behind it and nothing has to be cleaned up. Labels are bounded: namespaces, states, verbs; never an
-object's name.
+object's name. What is counted as it happens has no namespace, for that may be deleted.
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ class Metrics:
         self.failures = Counter(
             "trimtab_reconcile_failures", "Turns that were put back into the queue.", ["kind"], registry=self.registry
         )
-        self.alerts = Counter(
-            "trimtab_alerts_received", "Alerts that reached a ModelMonitor.", ["namespace"], registry=self.registry
-        )
+        self.alerts = Counter("trimtab_alerts_received", "Alerts that reached a ModelMonitor.", registry=self.registry)
 
     def called(self, verb: str, resource: str, code: int) -> None:
         """For `cluster.client.Client`."""

@@ -142,7 +142,7 @@ class Server:
                 shelf.refresh(await objects.get(self.client, objects.MODEL_MONITORS, *name))
                 continue
             if stored:
-                self.metrics.alerts.labels(about.namespace).inc(len(found))
+                self.metrics.alerts.inc(len(found))
                 shelf.refresh(stored)
             self.feeds.queue.add(Key(Kind.MONITOR, name))
             return

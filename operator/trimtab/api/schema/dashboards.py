@@ -95,7 +95,7 @@ OPERATOR = Dashboard(
         Panel(
             "Alerts received",
             "short",
-            {"{{namespace}}": f"sum by (namespace) (increase(trimtab_alerts_received_total{_JOBS}[$__rate_interval]))"},
+            {"all namespaces": "sum(increase(trimtab_alerts_received_total[$__rate_interval]))"},
         ),
         Panel("Memory of the operator", "bytes", {"resident": f"max(process_resident_memory_bytes {_OPERATORS})"}),
         Panel(
