@@ -68,6 +68,10 @@ class BucketStore(Store):
         found = (self._bucket.read(name) for name in sorted(names))
         return [Report.model_validate_json(content) for content in found if content is not None]
 
+    def clean(self, seconds: float) -> int:
+        """Nothing: a bucket does this by rules of its own, and no runtime may ask for it here."""
+        return 0
+
     def _read(self, name: str) -> bytes | None:
         return self._bucket.read(name)
 

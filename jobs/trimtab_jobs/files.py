@@ -13,8 +13,8 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trimtab_jobs.errors import InvalidInput, OutOfSpace, Temporary
@@ -95,9 +95,41 @@ class SharedFolder:
             finally:
                 scratch.unlink(missing_ok=True)
 
+    def used(self, name: str) -> None:
+        """Somebody needs what is there: `clean` leaves it for as long again. A folder of others' may not be told."""
+        with suppress(OSError):
+            os.utime(self.root / name)
+
+    def clean(self, places: Iterable[str], seconds: float) -> int:
+        """Remove what has not been used for so long from folders in this one; how many were removed.
+
+        Each is given another name first, so that whoever looks for it finds it whole or not at all.
+        """
+        before = time.time() - seconds
+        with self._told():
+            return sum(self._removed(path, before) for place in places for path in self._in(place))
+
+    def _removed(self, path: Path, before: float) -> bool:
+        rubbish = self._tmp / uuid.uuid4().hex
+        try:
+            if path.lstat().st_mtime >= before:
+                return False
+            path.rename(rubbish)
+        except FileNotFoundError:  # another pod cleans as well
+            return False
+        _remove(rubbish)
+        return True
+
+    def _in(self, place: str) -> list[Path]:
+        folder = self.root / place
+        return sorted(folder.iterdir()) if folder.is_dir() and self._holds(folder) else []
+
+    def _holds(self, folder: Path) -> bool:
+        return folder.resolve().is_relative_to(self.root.resolve())
+
     def _make(self, folder: Path) -> None:
         """Have a folder in this one."""
-        if not folder.resolve().is_relative_to(self.root.resolve()):
+        if not self._holds(folder):
             raise InvalidInput(f"{self._field}: {folder} leads out of {self.root} by a link: remove the link")
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -135,7 +167,12 @@ def _sweep(tmp: Path) -> None:
             old = time.time() - path.stat().st_mtime > _RUBBISH_AGE
         except FileNotFoundError:  # another pod's, renamed since it was listed
             continue
-        if old and path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif old:
-            path.unlink(missing_ok=True)
+        if old:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -96,6 +96,7 @@ class _Source:
         infos = {name: again(partial(self.files.info, self._at(name))) for name in names}
         known = all(_version(info) for info in infos.values())
         if known and (folder := cache.root / self._folder(infos)).is_dir():
+            cache.used(self._folder(infos))
             return folder
         with cache.scratch() as scratch, told(self.uri, self.field):
             for name, info in infos.items():

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from trimtab.api.model import Metric
+from trimtab.api.quantities import parse_duration
 from trimtab.api.status import Claim, Inspection, Interval, Verdict
 from trimtab.api.work import ErrorKind, Finalist, Report, Stage, Task, Timing, WorkError
 from trimtab_jobs import publish as publishing
@@ -60,6 +61,8 @@ def run(task: Task) -> Report:
         )
         if store and not helps(task):
             _keep(store, task, report)
+        if store and task.keep and not report.error:
+            _clean(store, task.keep)
     return report
 
 
@@ -260,3 +263,12 @@ def _keep(store: Store, task: Task, report: Report) -> None:
         store.save_report(task.job.uid, report)
     except WorkFailure as failure:  # what decisions need is in the termination message
         log.warning("the full report was not kept: %s", failure)
+
+
+def _clean(store: Store, keep: str) -> None:
+    try:
+        removed = store.clean(parse_duration(keep))
+    except WorkFailure as failure:  # the next job that ends tries again
+        log.warning("the store was not cleaned: %s", failure)
+    else:
+        log.info("removed from the store, unused for %s: %d", keep, removed)

@@ -107,7 +107,8 @@ class Store:
     def put(self, folder: Path) -> str:
         """Keep a copy of a folder; its digest. Putting the same content again changes nothing."""
         digest = digest_folder(folder)
-        self.files.place(folder, artifact_name(digest))
+        if not self.files.place(folder, artifact_name(digest)):
+            self.files.used(artifact_name(digest))
         return digest
 
     def has(self, digest: str) -> bool:
@@ -117,6 +118,7 @@ class Store:
     def folder(self, digest: str) -> Path:
         """Where an artifact is."""
         folder = self._artifact(digest)
+        self.files.used(artifact_name(digest))
         if not self.has(digest):
             raise InvalidInput(f"store: {self.files.root} has no artifact {digest}: was it cleaned? create a new job")
         return folder
@@ -131,7 +133,11 @@ class Store:
         if content is None:
             return None
         found = Cached(**json.loads(content))
-        return found if self.has(found.artifact) else None
+        if not self.has(found.artifact):
+            return None
+        self.files.used(_cache_name(key))
+        self.files.used(artifact_name(found.artifact))
+        return found
 
     def remember(self, key: str, made: Cached) -> None:
         self._write(_cache_name(key), json.dumps(asdict(made)))
@@ -145,6 +151,10 @@ class Store:
         """The full reports that a job's pods have left."""
         paths = sorted((self.files.root / report_folder(uid)).glob("*.json"))
         return [Report.model_validate_json(path.read_bytes()) for path in paths]
+
+    def clean(self, seconds: float) -> int:
+        """Remove what no pod has used for so long; how much there was. A cache without its artifact is none."""
+        return self.files.clean(("artifacts", "cache", "inputs", "reports"), seconds)
 
     def _artifact(self, digest: str) -> Path:
         return self.files.root / artifact_name(digest)

@@ -78,5 +78,6 @@ def publish(
         "constraints": job.spec.constraints,
         "publish": job.spec.publish.uri if job.spec.publish else None,
         "report": report,
+        "keep": runtime.spec.store.keep,
     }
     return _work(job, _task(job, runtime, Stage.PUBLISH).model_copy(update=update), attempt)

@@ -71,7 +71,7 @@ spec:
   image: localhost/trimtab-jobs:dev
   imagePullPolicy: Never
   imagePullSecrets: [{name: registry}]
-  store: {uri: pvc://store}
+  store: {uri: pvc://store, keep: 720h}
   env: [{name: OMP_NUM_THREADS, value: "1"}]
   envFrom: [{secretRef: {name: s3}}]
   claims: [{claim: models, mountPath: /models, readOnly: true}]
@@ -171,6 +171,8 @@ CASES = (
             (RUNTIME, "spec.store.uri", "pvc://store/../other"),
         )
     ),
+    Case(RUNTIME, {"spec.store.keep": "23h"}, "keep must be at least 24h, and longer than a job may take"),
+    Case(RUNTIME, {"spec.store.uri": "s3://store/a"}, "keep is for a store on a disk"),
     Case(RUNTIME, {"spec.store.uri": "oci://store/a"}, "'oci://store/a' is not a file, pvc, s3 or gs address"),
     Case(JOB, {"spec.model.factory": "build"}, "'build' is not a module:function such as digits:build"),
     Case(JOB, {"spec.target.runtimeRef.name": "GPU"}, "'GPU' is not a Kubernetes name such as cpu-small"),

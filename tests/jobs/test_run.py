@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -200,6 +201,21 @@ def test_the_same_model_for_new_data_gets_a_new_profile(lab: Lab, succeed: Succe
     assert after["digest"] == before["digest"]
     assert after["profile"] != before["profile"]
     assert after["profile"] == digest_file(current.parent / after["path"] / "profile.json")
+
+
+@pytest.mark.parametrize(("keep", "stays"), [("24h", False), (None, True)], ids=["a day", "for ever"])
+def test_who_publishes_cleans_up(lab: Lab, succeed: Succeed, keep: str | None, stays: bool) -> None:
+    """All that is in the store was made long ago; winner and input model are needed, and the reports are new."""
+    inspected, winner = succeed(lab.task("Inspect")), worse_model(lab)
+    loser = lab.folder("store") / "artifacts" / "0"
+    loser.mkdir()
+    for path in (lab.folder("store") / "artifacts").iterdir():
+        os.utime(path, (0, 0))
+    task = publish_task(lab, inspected, winner, keep=keep)
+    succeed(task)
+    assert loser.exists() == stays
+    assert succeed(task).published
+    assert lab.written("store/reports")
 
 
 def test_a_broken_promise_publishes_nothing(lab: Lab, succeed: Succeed) -> None:

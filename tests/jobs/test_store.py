@@ -118,6 +118,48 @@ def test_the_cache_forgets_what_was_cleaned(tmp_path: Path) -> None:
         store.folder(made.artifact)
 
 
+DAY = 24 * 3600.0
+
+
+def aged(path: Path, days: float) -> Path:
+    os.utime(path, (time.time() - days * DAY,) * 2)
+    return path
+
+
+def test_what_nobody_has_used_for_long_is_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    unused, loaded, cached, made = (store.put(model_folder(tmp_path / "made" / n, n)) for n in "abcd")
+    store.remember("sha256:unused", Cached(unused, ""))
+    store.remember("sha256:cached", Cached(cached, ""))
+    store.save_report("old", Report(stage=Stage.INSPECT))
+    store.save_report("new", Report(stage=Stage.INSPECT))
+    everything = [path for place in ("artifacts", "cache", "reports") for path in (tmp_path / place).iterdir()]
+    for path in everything:
+        aged(path, 8)
+    aged(tmp_path / "reports" / "new", 6)
+    store.folder(loaded)
+    assert store.cached("sha256:cached")
+    assert store.put(tmp_path / "made" / "d") == made
+    assert store.clean(7 * DAY) == 3
+    assert [store.has(artifact) for artifact in (unused, loaded, cached, made)] == [False, True, True, True]
+    assert (store.cached("sha256:unused"), store.cached("sha256:cached")) == (None, Cached(cached, ""))
+    assert [path.name for path in (tmp_path / "reports").iterdir()] == ["new"]
+    assert list((tmp_path / ".tmp").iterdir()) == []
+    assert store.clean(7 * DAY) == 0
+
+
+def test_nothing_is_cleaned_behind_a_link(tmp_path: Path) -> None:
+    victim = aged(model_folder(tmp_path / "other"), 30)
+    store = Store(tmp_path / "store")
+    (tmp_path / "store" / "artifacts").symlink_to(tmp_path)
+    (tmp_path / "store" / "inputs").mkdir()
+    (tmp_path / "store" / "inputs" / "0").symlink_to(victim)
+    os.utime(tmp_path / "store" / "inputs" / "0", (0, 0), follow_symlinks=False)
+    assert store.clean(7 * DAY) == 1
+    assert list(victim.iterdir())
+    assert list((tmp_path / "store" / "inputs").iterdir()) == []
+
+
 def test_reports_are_kept_in_full(tmp_path: Path) -> None:
     Store(tmp_path).save_report("uid", Report(stage=Stage.TRIAL, trial=3, skipped="nothing to cut"))
     assert json.loads((tmp_path / "reports/uid/Trial-3.json").read_text())["skipped"] == "nothing to cut"

@@ -118,6 +118,12 @@ def test_only_a_stage_that_publishes_may_write_there() -> None:
     assert "published" not in claimed(work_of(made(Stage.TRIAL)).task)
 
 
+@pytest.mark.parametrize("stage", Stage)
+def test_only_the_pod_that_publishes_cleans_the_store(stage: Stage) -> None:
+    store = {"uri": "pvc://store", "keep": "720h"}
+    assert work_of(made(stage, {"store": store})).task.keep == ("720h" if stage == Stage.PUBLISH else None)
+
+
 def test_the_code_of_a_model_is_mounted_too() -> None:
     model = {
         "uri": "pvc://models/m.safetensors",

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from trimtab.api.base import Pattern, Rule, Spec
 from trimtab.api.job import ObjectMeta
-from trimtab.api.model import Name, StoreUri
-from trimtab.api.quantities import Duration
+from trimtab.api.model import Name, StoreUri, is_local
+from trimtab.api.quantities import Duration, parse_duration
 from trimtab.api.scheduling import LABEL_WORD, Affinity, Labels, ResourceClaim, Toleration
 
 ResourceName = Annotated[str, Field(max_length=253)]
@@ -26,12 +26,38 @@ MOUNT_PATH = Pattern(r"^/[^:]*$", "an absolute path such as /data")
 ResourceAmount = Annotated[str, Field(max_length=24), AMOUNT]
 
 
+def _keeps_a_day(store: Store) -> bool:
+    return store.keep is None or parse_duration(store.keep) >= LEAST_KEPT
+
+
+LEAST_KEPT = 24 * 3600.0
+"""Seconds. What a job made and has not used yet must not be taken away from it by another that ends."""
+
+
 class Store(Spec):
     """Where pods leave what they made."""
 
+    rules: ClassVar = (
+        Rule(
+            "!has(self.keep) || duration(self.keep) >= duration('24h')",
+            "keep must be at least 24h, and longer than a job may take: jobs under way need what they have made",
+            _keeps_a_day,
+        ),
+        Rule(
+            "!has(self.keep) || self.uri.matches('^(file|pvc):')",
+            "keep is for a store on a disk: what is old in a bucket is the business of its lifecycle rules",
+            lambda s: s.keep is None or is_local(s.uri),
+        ),
+    )
     uri: StoreUri = Field(
         description="A folder for artifacts, the cache and full reports, shared by a job's pods: in a claim that all "
         "of them can mount, or in a bucket, from which each pod has what it needs on its own disk."
+    )
+    keep: Duration | None = Field(
+        None,
+        description="For how long what no job uses is kept: models, what a step made of them (the cache), what was "
+        "fetched, full reports. The pod that publishes removes what is older, a winner that was published nowhere "
+        "included. Left out: all is kept, and the store grows with every job.",
     )
 
 

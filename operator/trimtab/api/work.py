@@ -23,6 +23,7 @@ from trimtab.api.base import Record
 from trimtab.api.job import Constraint
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import Data, EngineName, Metric, ModelSource, Target
+from trimtab.api.quantities import Duration
 from trimtab.api.runtime import Distributed
 from trimtab.api.status import DECISIVE_OPERATORS, Claim, Hardware, Inspection, Interval
 from trimtab.api.techniques import Step
@@ -94,6 +95,7 @@ class Task(Record):
     measure: list[Metric] = Field([], description="What promises and objectives name.")
     metrics: Metrics = Metrics()
     publish: str | None = None
+    keep: Duration | None = Field(None, description="Publish: what nobody has used for so long leaves the store.")
 
     def text(self) -> str:
         """As JSON, as `asked` and `recorded` read it."""
