@@ -88,6 +88,7 @@ def run_steps(parent: str, steps: Sequence[Step], context: Context) -> tuple[str
     reports: list[StepReport] = []
     for number, step in enumerate(steps):
         started = time.monotonic()
+        log.info("step %d of %d: %s", number + 1, len(steps), step.technique)
         try:
             parent = convert(parent, TECHNIQUES[step.technique].accepts, context)
             taken, cached = _take(parent, step, number, context)

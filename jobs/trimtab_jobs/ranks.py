@@ -17,6 +17,7 @@ takes the others with it, here because torchrun ends them and in other pods beca
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -192,6 +193,8 @@ def _last_words(failures: Mapping[int, Any], logs: Path) -> str:
 
 def rank(place: Place) -> int:
     """One of the processes that train together."""
+    logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(message)s")
+    logging.getLogger("trimtab_jobs").setLevel(logging.INFO)
     number, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     try:
         left = _trained(Task.asked(os.environ[TASK_VARIABLE]), place, Path(place.folder, f"rank-{number}"))

@@ -11,7 +11,9 @@ which sees a share alone, the gradients are those of one process.
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,6 +23,10 @@ from trimtab_jobs import ranks
 from trimtab_jobs.data import Split
 from trimtab_jobs.torch_model import outputs, to_tensors
 
+log = logging.getLogger(__name__)
+
+TOLD_SECONDS = 10.0
+"""Training tells how far it is about as often."""
 BATCH = 64
 """Small enough that a thousand samples still make sixteen steps an epoch, large enough for batch normalization."""
 SHARE = 8
@@ -50,8 +56,9 @@ def train(module: torch.nn.Module, split: Split, loss: Loss, *, epochs: int, lea
     if team.rank:
         torch.manual_seed(torch.initial_seed() + team.rank)  # and should not be the same for all
     module.train()
-    trajectory = []
-    for _ in range(epochs):
+    trajectory: list[float] = []
+    told = time.monotonic()
+    for epoch in range(epochs):
         total = 0.0
         # Split evenly: a last batch of one sample is an error in batch normalization.
         for batch in torch.tensor_split(torch.randperm(len(split), generator=order), steps):
@@ -63,6 +70,9 @@ def train(module: torch.nn.Module, split: Split, loss: Loss, *, epochs: int, lea
             schedule.step()
             total += share_loss.item() * len(batch)
         trajectory.append(team.sum(total) / len(split))
+        if team.rank == 0 and time.monotonic() - told >= TOLD_SECONDS:
+            log.info("epoch %d of %d: loss %.3g", epoch + 1, epochs, trajectory[-1])
+            told = time.monotonic()
     team.agree(module)
     module.eval()
     return trajectory

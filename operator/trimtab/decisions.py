@@ -45,6 +45,8 @@ class ObservedWork:
     """Why it failed, where the report does not say: `OOMKilled`, `DeadlineExceeded`, `exit code 137`."""
     queue: str = ""
     """The queue that holds it back, while one does."""
+    since: str = ""
+    """Since when it runs, where that is long."""
     gpu_seconds: float = 0.0
     """GPUs times the seconds for which it held them, once it has ended."""
 

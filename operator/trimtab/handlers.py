@@ -204,6 +204,7 @@ async def _count(leading: asyncio.Event, metrics: Metrics, queue: WorkQueue[Key]
     await leading.wait()
     metrics.watch_queue(lambda: len(queue))
     metrics.watch_jobs(lambda: world.all(Kind.JOB))
+    metrics.watch_works(lambda: world.works)
 
 
 def _timed(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import (
@@ -25,8 +26,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from trimtab.api.status import Outcome, TrialState
+from trimtab.cluster.records import JobRecord
 
 Items = Callable[[], Iterable[Mapping[str, Any]]]
+Works = Callable[[], Iterable[JobRecord]]
 
 BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
@@ -73,6 +76,10 @@ class Metrics:
         """Count `jobs`, OptimizationJobs as the API server gives them, at every scrape."""
         self.registry.register(_Jobs(jobs))
 
+    def watch_works(self, works: Works, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """Tell at every scrape since when the longest of `works` runs."""
+        self.registry.register(_Running(works, clock))
+
     def text(self) -> bytes:
         """The exposition format, version 0.0.4."""
         return generate_latest(self.registry)
@@ -99,6 +106,28 @@ class _Jobs(Collector):
         for name, seconds in sorted(gpus.items()):
             spent.add_metric([name], seconds)
         yield spent
+
+
+class _Running(Collector):
+    def __init__(self, works: Works, clock: Callable[[], datetime]) -> None:
+        self._works = works
+        self._clock = clock
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        begun: dict[tuple[str, str], datetime] = {}
+        for work in self._works():
+            if work.running_since:
+                about = work.namespace, work.stage
+                begun[about] = min(work.running_since, begun.get(about, work.running_since))
+        family = GaugeMetricFamily(
+            "trimtab_longest_running_seconds",
+            "For how long the pod has run that has run the longest.",
+            labels=["namespace", "stage"],
+        )
+        now = self._clock()
+        for about, since in sorted(begun.items()):
+            family.add_metric(about, max(0.0, (now - since).total_seconds()))
+        yield family
 
 
 def ends(trial: Mapping[str, Any]) -> Iterator[str]:

@@ -141,10 +141,17 @@ def _with_status(job: OptimizationJob, status: OptimizationJobStatus) -> Optimiz
 
 
 def _stuck(observed: Observed) -> str:
-    """What work waits for: an image that cannot be pulled, a node with room, a quota."""
+    """What work waits for (an image that cannot be pulled, a node with room, a quota), and what takes long."""
     waiting = [seen for seen in observed.works if seen.state == WorkState.ACTIVE and seen.message]
-    told = [*_in_queue(observed), *(f"{seen.work.name} waits: {seen.message}" for seen in waiting)]
+    told = [*_in_queue(observed), *(f"{seen.work.name} waits: {seen.message}" for seen in waiting), *_long(observed)]
     return "; ".join([*told, observed.forbidden.message] if observed.forbidden else told)
+
+
+def _long(observed: Observed) -> list[str]:
+    """The one that has run the longest, if that is long. The others would each cost a status write."""
+    running = [seen for seen in observed.works if seen.state == WorkState.ACTIVE and seen.since]
+    longest = min(running, key=lambda seen: (seen.since, seen.work.name), default=None)
+    return [f"{longest.work.name} runs since {longest.since}: its log says how far it is"] if longest else []
 
 
 def _held_back(status: OptimizationJobStatus, observed: Observed) -> Reason | None:

@@ -62,6 +62,7 @@ def exported() -> set[str]:
     metrics.watch_leader(lambda: True)
     metrics.watch_queue(lambda: 0)
     metrics.watch_jobs(list)
+    metrics.watch_works(list)
     typed = re.findall(r"^# TYPE (\S+) (\S+)", metrics.text().decode(), re.MULTILINE) + [
         (name.value, "histogram" if name.endswith("_seconds") else "gauge") for name in ServedMetric
     ]

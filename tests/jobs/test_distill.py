@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,19 @@ def student(tmp_path_factory: pytest.TempPathFactory, splits: Splits, teacher: M
     return prune(teacher, Prune(ratio=Range(values=["0.5"])), bench)
 
 
-def test_a_pruned_model_recovers(tmp_path: Path, splits: Splits, teacher: Model, student: Model) -> None:
+def test_a_pruned_model_recovers_and_says_how_far_it_is(
+    tmp_path: Path,
+    splits: Splits,
+    teacher: Model,
+    student: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     notes = Notes()
-    recovered = distill(student, config(), notes.bench(tmp_path / "out", teacher, splits))
+    monkeypatch.setattr("trimtab_jobs.train.TOLD_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO, "trimtab_jobs"):
+        recovered = distill(student, config(), notes.bench(tmp_path / "out", teacher, splits))
+    assert [message.partition(":")[0] for message in caplog.messages] == [f"epoch {n} of 3" for n in (1, 2, 3)]
     before, after, best = (accuracy(load(model), splits.evaluation) for model in (student, recovered, teacher))
     assert before < best - 0.2
     assert after > best - 0.03

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,14 @@ def test_the_second_time_is_from_the_cache(context: Context) -> None:
     assert made == again == first.artifact == second.artifact != context.original
     assert (first.cached, second.cached) == (False, True)
     assert first.note == second.note != ""
+
+
+def test_a_step_is_told_as_it_begins_and_as_it_ends(context: Context, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "trimtab_jobs"):
+        run_steps(context.original, quantize(), context)
+    began, ended = caplog.messages
+    assert began == "step 1 of 1: quantize"
+    assert ended.startswith("quantize: ")
 
 
 def test_two_settings_are_two_models(context: Context) -> None:

@@ -20,7 +20,7 @@ from trimtab.cluster import client as client_module
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
 from trimtab.cluster.endings import PATIENCE
-from trimtab.cluster.pods import INTERVAL, TERMINATION, Pods
+from trimtab.cluster.pods import INTERVAL, LONG, TERMINATION, Pods
 from trimtab.cluster.records import JobRecord, record_of
 from trimtab.cluster.watch import Collection, Gone, Listed, Seen, _follow, watch
 from trimtab.decisions import Event, ObservedWork, WorkState
@@ -535,6 +535,27 @@ def test_a_pod_on_a_lost_node_is_told_of_and_given_up(namespace: str) -> None:
         assert seen.state == WorkState.FAILED
         assert seen.message.startswith("DeadlineExceeded: it took longer than the runtime's activeDeadline, 6s")
         assert f"its pod was waiting: node {namespace} has not confirmed" in seen.message
+
+    run(scenario)
+
+
+def test_a_pod_that_runs_for_long_says_since_when(namespace: str) -> None:
+    async def scenario(client: Client) -> None:
+        await add_node(client, namespace)
+        manifest = inspect_manifest(await submit(client, namespace), schedulerName="nobody")
+        job = await objects.create(client, objects.JOBS, manifest)
+        kubelet, pods, now = Kubelet(client), Pods(client), datetime.now(UTC)
+        await bind(client, await kubelet.pod_of(job), namespace)
+        running = {"containerStatuses": [container_status({"running": {}})]}
+        await kubelet.report(job, "Pending", running | {"conditions": [{"type": "Ready", "status": "True"}]})
+        record = await changed(client, job, lambda record: record.running_since is not None)
+        began = (await objects.get(client, objects.JOBS, namespace, record.name))["status"]["startTime"]
+        assert [seen.since for seen in await pods.observe([record], now)] == [""]
+        look = pods.next_look([record], now)
+        assert look is not None
+        (seen,) = await pods.observe([record], now + timedelta(seconds=look))
+        assert (seen.state, seen.message, seen.since) == (WorkState.ACTIVE, "", began)
+        assert pods.next_look([record], now + LONG) is None
 
     run(scenario)
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import uuid
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from trimtab.cluster.records import JobRecord
+from trimtab.decisions import WorkState
 from trimtab.metrics import Metrics, ends
 
 
@@ -46,6 +51,24 @@ def test_a_series_goes_with_the_last_object_behind_it() -> None:
     del jobs[1]
     assert value("trimtab_jobs", {"namespace": "ml", "state": "Searching"}) is None
     assert value("trimtab_trials", {"namespace": "ml", "outcome": "Failed"}) is None
+
+
+def test_the_longest_that_pods_have_run_is_told_by_stage() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def record(stage: str, seconds: float | None, namespace: str = "ml") -> JobRecord:
+        since = None if seconds is None else now - timedelta(seconds=seconds)
+        uid = uuid.uuid4().hex
+        state = WorkState.ACTIVE
+        return JobRecord(namespace, uid, uid, 1, "m", "u", 0, "", state, running_since=since, stage=stage)
+
+    works = [record("Trial", 60), record("Trial", 3600), record("Playoff", None), record("Trial", 5, "other")]
+    metrics = Metrics()
+    metrics.watch_works(lambda: works, lambda: now)
+    found = re.findall(r"^trimtab_longest_running_seconds{(.*)} (.*)$", metrics.text().decode(), re.MULTILINE)
+    assert found == [('namespace="ml",stage="Trial"', "3600.0"), ('namespace="other",stage="Trial"', "5.0")]
+    works.clear()
+    assert "trimtab_longest_running_seconds{" not in metrics.text().decode()
 
 
 def test_gpu_seconds_are_those_of_the_jobs_that_exist() -> None:

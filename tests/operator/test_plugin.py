@@ -93,6 +93,7 @@ class TestInACluster:
         job = make_job()
         status = job.status.model_validate({"conditions": [condition | {"lastTransitionTime": "2026-01-01T00:00:00Z"}]})
         self.create(job.model_copy(update={"status": status}))
+        assert self.get("--output=wide").splitlines()[1].endswith("m-1 waits: ErrImagePull")
         assert "  now        Searching: m-1 waits: ErrImagePull\n" in self.kubectl("trimtab", "explain", "m")[1]
         assert self.kubectl("trimtab", "report", "m")[2].startswith("m: there is nothing to report yet: ")
 

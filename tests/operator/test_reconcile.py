@@ -215,6 +215,21 @@ def test_suspend_deletes_what_runs_and_resume_goes_on() -> None:
     assert world.condition("Suspended")[:2] == ("False", "Resumed")
 
 
+def test_the_pod_that_has_run_the_longest_is_told_of() -> None:
+    """Only that one: the more run for long, the more often would a status be written for nothing."""
+    world = World(make_job(search={"parallelism": 2}))
+    since = {1: "2026-01-01T00:02:00Z", 2: "2026-01-01T00:01:00Z"}
+    world.sabotage = lambda work: (
+        ObservedWork(work, WorkState.ACTIVE, since=since[work.task.trial]) if work.task.trial else None
+    )
+    world.run()
+    told = "0 of 2 trials finished; m-01234567-trial-2-0 runs since 2026-01-01T00:01:00Z: its log says how far it is"
+    assert world.condition("Complete") == ("False", "Searching", told)
+    name = "m-01234567-trial-1-0"
+    world.works[name] = replace(world.works[name], since="")
+    assert world.step().status == world.job.status
+
+
 def test_a_pod_that_cannot_start_is_told_of() -> None:
     world = World(make_job())
     world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE, None, "ImagePullBackOff: no such image")

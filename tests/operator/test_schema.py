@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -124,8 +125,9 @@ def test_columns_show_fields_that_exist(kind: Any) -> None:
     root = crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     for column in kind.columns:
         node = root | {"properties": root["properties"] | {"metadata": {"properties": {"creationTimestamp": {}}}}}
-        for name in column.path.removeprefix(".").split("."):
-            node = node["properties"][name]
+        for name in re.sub(r"\[.*\]", "[]", column.path).removeprefix(".").split("."):
+            node = node["properties"][name.removesuffix("[]")]
+            node = node["items"] if name.endswith("[]") else node
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

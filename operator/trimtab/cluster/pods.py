@@ -21,6 +21,7 @@ from trimtab.cluster.client import Client, Object
 from trimtab.cluster.endings import PATIENCE, held, left_by, waiting_reason
 from trimtab.cluster.objects import PODS
 from trimtab.cluster.records import TOO_LATE, JobRecord
+from trimtab.conditions import timestamp
 from trimtab.decisions import ObservedWork, Work, WorkState
 from trimtab.errors import Permanent
 
@@ -28,6 +29,8 @@ INTERVAL = timedelta(seconds=60)
 """A pod that is not ready after PATIENCE is looked at, and then again every INTERVAL."""
 TERMINATION = timedelta(seconds=120)
 """A Job that has failed waits for its pods to end, for which they have 30 s. A lost node never tells of that."""
+LONG = timedelta(seconds=60)
+"""What runs for longer is told of: most work is over by then, and costs no status write."""
 MOMENT = timedelta(seconds=2)
 """A Job that is held back for longer is told of: a queue with quota to give takes less, and costs no status write."""
 
@@ -65,6 +68,7 @@ class Pods:
         open_jobs = [job for job in jobs if job.uid not in self._ended]
         dues = [self._due(job, now) for job in open_jobs]
         told = [self._begun(job, job.held_since, now) + MOMENT for job in open_jobs if job.held_since]
+        told += [self._begun(job, job.running_since, now) + LONG for job in open_jobs if job.running_since]
         waits = [(due - now).total_seconds() for due in (*dues, *(due for due in told if due > now)) if due is not None]
         return max(0.0, min(waits)) if waits else None
 
@@ -118,7 +122,12 @@ class Pods:
             message = "" if job.queue else f"it is suspended: kubectl describe job {job.name} says by whom"
             return ObservedWork(_work(job), WorkState.ACTIVE, None, message, job.queue)
         _, message = self._waiting.get(job.uid, (None, ""))
-        return ObservedWork(_work(job), WorkState.ACTIVE, None, message)
+        return ObservedWork(_work(job), WorkState.ACTIVE, None, message, since=self._long(job, now))
+
+    def _long(self, job: JobRecord, now: datetime) -> str:
+        """Since when it runs, by the API server's clock, if that is long."""
+        since = job.running_since
+        return timestamp(since) if since and self._begun(job, since, now) + LONG <= now else ""
 
     async def _list(self, jobs: Sequence[JobRecord]) -> dict[str, list[Object]]:
         """Pods by the UID of their Job."""

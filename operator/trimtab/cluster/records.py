@@ -36,6 +36,8 @@ class JobRecord:
     `DeadlineExceeded: ...`."""
     starting_since: datetime | None = None
     """Since when it waits for its pod to be ready."""
+    running_since: datetime | None = None
+    """Since when it is active, once its pods are ready."""
     held_since: datetime | None = None
     """Since when it is suspended: never by us, we delete Jobs."""
     queue: str = ""
@@ -61,6 +63,7 @@ def record_of(job: Mapping[str, Any]) -> JobRecord:
     state, reason = _ending(job)
     task = task_text(job)
     stage, trial = _about(task)
+    starting, running = _since(job) if state == WorkState.ACTIVE else (None, None)
     return JobRecord(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -72,7 +75,8 @@ def record_of(job: Mapping[str, Any]) -> JobRecord:
         task=task,
         state=state,
         reason=reason,
-        starting_since=_starting_since(job) if state == WorkState.ACTIVE else None,
+        starting_since=starting,
+        running_since=running,
         held_since=_held_since(job) if state == WorkState.ACTIVE else None,
         queue=metadata["labels"].get(QUEUE_LABEL, ""),
         pods=max(1, job["spec"].get("parallelism", 1)),
@@ -116,16 +120,17 @@ def _ran(job: Mapping[str, Any]) -> float:
     return float(seconds * job["spec"].get("parallelism", 1))
 
 
-def _starting_since(job: Mapping[str, Any]) -> datetime | None:
-    """None while the Job is suspended, and once its pods are ready.
+def _since(job: Mapping[str, Any]) -> tuple[datetime | None, datetime | None]:
+    """Since when the Job starts, or else runs: its pods are ready. Neither while it is suspended.
 
     Until its controller has taken note that it is no longer suspended, its times are those of before.
     """
     status = job.get("status", {})
-    begun = status.get("ready", 0) + status.get("succeeded", 0) >= job["spec"].get("parallelism", 1)
-    if job["spec"].get("suspend") or _suspended(job) or begun:
-        return None
-    return datetime.fromisoformat(status.get("startTime") or job["metadata"]["creationTimestamp"])
+    if job["spec"].get("suspend") or _suspended(job):
+        return None, None
+    since = datetime.fromisoformat(status.get("startTime") or job["metadata"]["creationTimestamp"])
+    ready = status.get("ready", 0) + status.get("succeeded", 0) >= job["spec"].get("parallelism", 1)
+    return (None, since) if ready else (since, None)
 
 
 def _held_since(job: Mapping[str, Any]) -> datetime | None:

@@ -67,6 +67,12 @@ OPERATOR = Dashboard(
             {"{{outcome}}": f"sum by (outcome) (max by (namespace, outcome) (trimtab_trials{_JOBS}))"},
         ),
         Panel(
+            "The longest that a pod has run",
+            "s",
+            {"{{stage}}": f"max by (stage) (trimtab_longest_running_seconds{_JOBS})"},
+            "Which one it is says `kubectl get optimizationjobs.trimtab.dev -o wide`; how far it is, its log.",
+        ),
+        Panel(
             "Objects waiting for a worker",
             "short",
             {"waiting": "max(trimtab_queue_depth)"},

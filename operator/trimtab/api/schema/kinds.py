@@ -24,9 +24,16 @@ class Column:
     name: str
     path: str
     type: str = "string"
+    wide: bool = False
+    """Only with `-o wide`."""
 
 
 AGE = Column("Age", ".metadata.creationTimestamp", "date")
+
+
+def told(condition: str) -> Column:
+    """What a condition says."""
+    return Column("Message", f'.status.conditions[?(@.type=="{condition}")].message', wide=True)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ KINDS = (
             Column("Quality", ".status.best.quality"),
             Column("Size", ".status.best.size"),
             AGE,
+            told(names.ConditionType.COMPLETE),
         ),
         (("conditions", "type"), ("trials", "index")),
     ),
@@ -97,7 +105,9 @@ def crd(kind: Kind) -> dict[str, Any]:
         "served": True,
         "storage": True,
         "additionalPrinterColumns": [
-            {"name": column.name, "type": column.type, "jsonPath": column.path} for column in kind.columns
+            {"name": column.name, "type": column.type, "jsonPath": column.path}
+            | ({"priority": 1} if column.wide else {})
+            for column in kind.columns
         ],
         "schema": {"openAPIV3Schema": _root(kind)},
     }
