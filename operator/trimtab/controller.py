@@ -164,7 +164,7 @@ class Controller:
         if decision.expire:
             as_seen = {"uid": uid, "resourceVersion": job.metadata.resource_version}
             await objects.delete(self._client, objects.OPTIMIZATION_JOBS, namespace, job.metadata.name, **as_seen)
-            self._world.shelves[key.kind].objects.pop(key.name, None)
+            self._world.shelves[key.kind].drop(key.name)
         elif decision.sweep and records:
             await self._sweep(namespace, uid, records)
             for record in records:
@@ -208,7 +208,7 @@ class Controller:
     def _admitted(self, job: OptimizationJob) -> OptimizationRuntime | Refusal:
         own = [self._once(OptimizationRuntime, item) for item in self._world.runtimes_in(job.metadata.namespace)]
         shelf = self._world.cluster_runtimes
-        shared = None if shelf is None else [self._once(ClusterOptimizationRuntime, i) for i in shelf.objects.values()]
+        shared = None if shelf is None else [self._once(ClusterOptimizationRuntime, item) for item in shelf]
         return admit(job, own, shared)
 
     def _once(self, model: type[M], item: Object) -> M:
@@ -275,7 +275,7 @@ class Controller:
             stored = await objects.write_status(self._client, resource, about, old, new)
         except NotFound:
             # Deleted, and no watch has told us.
-            shelf.objects.pop(key.name, None)
+            shelf.drop(key.name)
             return False
         except Conflict:
             shelf.refresh(await objects.get(self._client, resource, *key.name))

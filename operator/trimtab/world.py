@@ -53,39 +53,58 @@ def version_of(item: Mapping[str, Any]) -> int:
 class Shelf:
     """The objects of one of our kinds, as the API server gave them."""
 
-    objects: dict[Name, Object] = field(default_factory=dict)
+    homes: dict[str, dict[str, Object]] = field(default_factory=dict)
+    """By namespace, for every turn asks for what else is in its own, and then by name."""
+
+    def get(self, name: Name) -> Object | None:
+        return self.of(name[0]).get(name[1])
+
+    def of(self, namespace: str) -> Mapping[str, Object]:
+        return self.homes.get(namespace, {})
+
+    def __iter__(self) -> Iterator[Object]:
+        return (item for home in self.homes.values() for item in home.values())
 
     def put(self, item: Object) -> bool:
         """Take an object from a watch or a list; True if it is news."""
-        known = self.objects.get(name_of(item))
+        namespace, name = name_of(item)
+        known = self.of(namespace).get(name)
         if known is not None and version_of(known) >= version_of(item):
             return False
-        self.objects[name_of(item)] = _slim(item)
+        self.homes.setdefault(namespace, {})[name] = _slim(item)
         return True
 
     def refresh(self, item: Object) -> None:
         """Take the answer to a write. It brings no object back that was deleted meanwhile."""
-        known = self.objects.get(name_of(item))
+        known = self.get(name_of(item))
         if known is not None and known["metadata"]["uid"] == item["metadata"]["uid"]:
             self.put(item)
 
     def remove(self, item: Object) -> None:
         """Forget a deleted object, unless another of its name has already taken its place."""
-        known = self.objects.get(name_of(item))
+        known = self.get(name_of(item))
         if known is not None and version_of(known) <= version_of(item):
-            del self.objects[name_of(item)]
+            self.drop(name_of(item))
+
+    def drop(self, name: Name) -> None:
+        """Forget what is there, if anything, for it is known to be gone."""
+        namespace, short = name
+        home = self.homes.get(namespace, {})
+        home.pop(short, None)
+        if not home:
+            self.homes.pop(namespace, None)
 
     def prune(self, known: Iterable[str], found: Mapping[str, int]) -> list[Name]:
         """Forget the objects whose UIDs were `known` when a list began and that the list did not find."""
         lost = {uid for uid in known if uid not in found}
-        ghosts = [name for name, item in self.objects.items() if item["metadata"]["uid"] in lost]
+        ghosts = [name_of(item) for item in self if item["metadata"]["uid"] in lost]
         for name in ghosts:
-            del self.objects[name]
+            self.drop(name)
         return ghosts
 
     def uids(self) -> dict[str, int]:
         """The version of each object by its UID."""
-        return {item["metadata"]["uid"]: version_of(item) for item in self.objects.values()}
+        return {item["metadata"]["uid"]: version_of(item) for item in self}
 
 
 @dataclass
@@ -144,31 +163,31 @@ class World:
         self.disguised.add((metadata["namespace"], metadata["labels"].get(JOB_UID_LABEL, "")))
 
     def get(self, kind: Kind, name: Name) -> Object | None:
-        return self.shelves[kind].objects.get(name)
+        return self.shelves[kind].get(name)
 
     def all(self, kind: Kind) -> Iterable[Object]:
-        return self.shelves[kind].objects.values()
+        return self.shelves[kind]
 
     def owned_jobs(self, namespace: str, monitor_uid: str) -> Iterator[Object]:
         """The OptimizationJobs that a monitor of this namespace started; elsewhere nobody has it for an owner."""
-        for (home, _), item in self.shelves[Kind.JOB].objects.items():
+        for item in self.shelves[Kind.JOB].of(namespace).values():
             owner = owner_of(item["metadata"], Kind.MONITOR)
-            if home == namespace and owner is not None and owner["uid"] == monitor_uid:
+            if owner is not None and owner["uid"] == monitor_uid:
                 yield item
 
     def unfinished_jobs(self) -> Iterator[Name]:
         """The OptimizationJobs that may still do something."""
-        for name, item in self.shelves[Kind.JOB].objects.items():
+        for item in self.shelves[Kind.JOB]:
             if not item.get("status", {}).get("completionTime"):
-                yield name
+                yield name_of(item)
 
     def jobs_in(self, namespace: str) -> list[Name]:
         """The OptimizationJobs of a namespace."""
-        return [name for name in self.shelves[Kind.JOB].objects if name[0] == namespace]
+        return [(namespace, name) for name in self.shelves[Kind.JOB].of(namespace)]
 
     def runtimes_in(self, namespace: str) -> list[Object]:
         """The OptimizationRuntimes of a namespace."""
-        return [item for name, item in self.shelves[Kind.RUNTIME].objects.items() if name[0] == namespace]
+        return list(self.shelves[Kind.RUNTIME].of(namespace).values())
 
 
 def _slim(item: Object) -> Object:

@@ -218,7 +218,7 @@ def test_a_monitor_that_no_watch_has_told_of_is_asked_for(namespace: str, tmp_pa
     async def main() -> None:
         async with served(namespace, tmp_path) as it:
             firing = it.notification(await it.monitor())
-            it.world.shelves[Kind.MONITOR].objects.clear()
+            it.world.shelves[Kind.MONITOR].homes.clear()
             assert (await it.request("POST", "/alerts", headers=TOKEN, json=firing))[0] == 200
             assert len((await it.monitor()).status.triggers) == 1
 
@@ -230,10 +230,10 @@ def test_one_monitor_does_not_hold_up_the_alerts_of_others(namespace: str, tmp_p
     async def main() -> None:
         async with served(namespace, tmp_path) as it:
             monitor = await it.monitor()
-            shelf = it.world.shelves[Kind.MONITOR].objects
-            stored = shelf[namespace, "digits"]
+            shelf = it.world.shelves[Kind.MONITOR]
+            (stored,) = shelf
             other = {**stored, "metadata": {**stored["metadata"], "name": "other", "uid": "u-2"}}
-            shelf[namespace, "other"] = other if trouble == "deleted" else {**other, "spec": {}}
+            shelf.put(other if trouble == "deleted" else {**other, "spec": {}})
             labels = {"modelmonitor": "other", "modelmonitor_uid": "u-2"}
             first, second = it.notification(monitor, **labels), it.notification(monitor)
             both = {**first, "alerts": first["alerts"] + second["alerts"]}

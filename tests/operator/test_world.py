@@ -19,7 +19,7 @@ def item(version: int, uid: str = "u1", name: str = "m", **more: Any) -> dict[st
 
 
 def known(shelf: Shelf) -> tuple[str, int] | None:
-    found = shelf.objects.get(("ml", "m"))
+    found = shelf.get(("ml", "m"))
     return found and (found["metadata"]["uid"], int(found["metadata"]["resourceVersion"]))
 
 
@@ -70,7 +70,8 @@ def test_managed_fields_are_not_kept() -> None:
     shelf = Shelf()
     original = item(5, managedFields=[{}])
     shelf.put(original)
-    assert "managedFields" not in shelf.objects["ml", "m"]["metadata"]
+    (kept,) = shelf
+    assert "managedFields" not in kept["metadata"]
     assert "managedFields" in original["metadata"]
 
 
