@@ -9,8 +9,8 @@ The order of the calls makes being killed between any two of them harmless:
    gap: the same create has then succeeded, and the proposal is read back from the Job.
 2. *Write the status*, once, on the version it was decided on. It never claims work that does not exist (that was
    created before), and until it is written every result can still be read from the Jobs.
-3. *Tell* of it in events, only if the status was written: a lost event is the one thing a kill may cost, and a
-   repeated one cannot happen, since the next turn finds nothing changed.
+3. *Tell* of it in events, only if the status was written (`statuses`): a lost event is the one thing a kill may cost,
+   and a repeated one cannot happen, since the next turn finds nothing changed.
 4. *Delete* what is no longer needed. Only now, because a deleted Job takes its result with it, and only as it was
    when that was decided: one that has finished since is looked at again. Were the operator killed here, the next
    turn would see the same status and the same Jobs, and decide the same deletes. All Jobs of a job that has ended are
@@ -31,9 +31,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from trimtab.admission import admit
-from trimtab.api.base import Record
 from trimtab.api.job import ObjectMeta, OptimizationJob
-from trimtab.api.monitor import ModelMonitor, ModelMonitorStatus
+from trimtab.api.monitor import ModelMonitor
 from trimtab.api.names import JOB_UID_LABEL, ConditionType, MonitorConditionType, Reason
 from trimtab.api.problems import problems
 from trimtab.api.runtime import ClusterOptimizationRuntime, OptimizationRuntime
@@ -44,8 +43,8 @@ from trimtab.cluster.client import Client, Object
 from trimtab.cluster.pods import Pods
 from trimtab.cluster.records import JobRecord, record_of
 from trimtab.conditions import is_finished, with_condition
-from trimtab.decisions import Decision, Event, Observed, ObservedWork, Refusal, Work, WorkState
-from trimtab.errors import ClusterError, Conflict, Forbidden, NotFound, OverQuota, Refused
+from trimtab.decisions import Decision, Observed, ObservedWork, Refusal, Work, WorkState
+from trimtab.errors import Forbidden, OverQuota, Refused
 from trimtab.harvest import Outcomes
 from trimtab.manifests import (
     job_manifest,
@@ -58,17 +57,10 @@ from trimtab.monitoring import reconcile_monitor
 from trimtab.queue import WorkQueue
 from trimtab.reconcile import reconcile
 from trimtab.settings import RUNBOOKS
+from trimtab.statuses import Statuses, status_of
 from trimtab.world import Key, Kind, World, name_of
 
 logger = logging.getLogger(__name__)
-
-Owner = OptimizationJob | ModelMonitor
-RESOURCES = {
-    Kind.JOB: objects.OPTIMIZATION_JOBS,
-    Kind.RUNTIME: objects.OPTIMIZATION_RUNTIMES,
-    Kind.MONITOR: objects.MODEL_MONITORS,
-}
-
 
 M = TypeVar("M", bound=BaseModel)
 RUNTIMES_KEPT = 4096
@@ -96,6 +88,7 @@ class Controller:
         self._queue = queue
         self._clock = clock
         self._runbooks = runbooks
+        self._statuses = Statuses(client, world)
         self.pods = Pods(client)
         self._refused: dict[Key, dict[str, ObservedWork]] = {}
         """Work whose Job the API server finds invalid: as good as failed, though there is nothing to observe."""
@@ -106,6 +99,7 @@ class Controller:
 
     async def handle(self, key: Key) -> float | None:
         """One turn. Returns the seconds to the next if nothing happens, or None. Raises ClusterError."""
+        await self._statuses.settle(key)
         item = self._world.get(key.kind, key.name)
         if item is None or item["metadata"].get("deletionTimestamp"):
             self._refused.pop(key, None)
@@ -121,10 +115,9 @@ class Controller:
         job = read(OptimizationJob, item)
         now = self._clock()
         decision, forbidden = await self._decide(key, job, now)
-        written = await self._write(key, job.metadata, job.status, decision.status)
+        written = await self._statuses.write(key, job.metadata, job.status, decision.status, decision.events)
         if written:
             self._forget(job.metadata, decision.status)
-        await self._tell(job, decision.events if written else ())
         deleted = [
             record
             for record in self._world.works.of(job.metadata.namespace, job.metadata.uid)
@@ -192,8 +185,7 @@ class Controller:
             stored = await objects.create(self._client, objects.OPTIMIZATION_JOBS, manifest)
             self._world.shelves[Kind.JOB].put(stored)
             self._queue.add(Key(Kind.JOB, name_of(stored)))
-        written = await self._write(key, monitor.metadata, monitor.status, decision.status)
-        await self._tell(monitor, decision.events if written else ())
+        written = await self._statuses.write(key, monitor.metadata, monitor.status, decision.status, decision.events)
         if decision.create or written:
             self._queue.add(key)
         return _soonest(decision.requeue_after, RULE_AGE.total_seconds())
@@ -268,40 +260,12 @@ class Controller:
             await objects.apply(self._client, objects.CONFIG_MAPS, manifest)
             self._rules[key] = (manifest, self._clock())
 
-    async def _write(self, key: Key, about: ObjectMeta, old: Record, new: Record) -> bool:
-        """Write the status if it changed; our view is then the server's answer. True if something was written."""
-        shelf, resource = self._world.shelves[key.kind], RESOURCES[key.kind]
-        try:
-            stored = await objects.write_status(self._client, resource, about, old, new)
-        except NotFound:
-            # Deleted, and no watch has told us.
-            shelf.drop(key.name)
-            return False
-        except Conflict:
-            shelf.refresh(await objects.get(self._client, resource, *key.name))
-            raise
-        if stored is not None:
-            shelf.refresh(stored)
-        return stored is not None
-
-    async def _tell(self, owner: Owner, events: Sequence[Event]) -> None:
-        for event in events:
-            try:
-                await objects.tell(self._client, owner.kind, owner.metadata, event)
-            except ClusterError as error:
-                logger.warning("an event was lost: %s", error)
-
     async def _refuse(self, key: Key, item: Object, message: str) -> None:
-        about = metadata_of(item)
-        status, kind = _STATUS[key.kind]
-        try:
-            old = status.model_validate(item.get("status", {}))
-        except ValidationError:
-            old = status()
+        about, old = metadata_of(item), status_of(key.kind, item)
         if isinstance(old, OptimizationJobStatus) and is_finished(old.conditions):
             return  # how it ended is not ours to take back: an operator of another version understood it
         condition = Condition(
-            type=kind,
+            type=_UNDERSTOOD[key.kind],
             status="False",
             observed_generation=about.generation,
             reason=Reason.INVALID_INPUT.value,
@@ -312,14 +276,11 @@ class Controller:
             "state": Reason.INVALID_INPUT.value,
             "observed_generation": about.generation,
         }
-        await self._write(key, about, old, old.model_copy(update=update))
+        await self._statuses.write(key, about, old, old.model_copy(update=update))
 
 
-_STATUS: dict[Kind, tuple[type[OptimizationJobStatus] | type[ModelMonitorStatus], str]] = {
-    Kind.JOB: (OptimizationJobStatus, ConditionType.ACCEPTED.value),
-    Kind.MONITOR: (ModelMonitorStatus, MonitorConditionType.READY.value),
-}
-"""Where each kind says that it was not understood."""
+_UNDERSTOOD = {Kind.JOB: ConditionType.ACCEPTED.value, Kind.MONITOR: MonitorConditionType.READY.value}
+"""The condition in which each kind says that it was not."""
 
 
 def read(model: type[M], item: Object) -> M:

@@ -26,11 +26,10 @@ from trimtab.cluster.client import Client, Object
 from trimtab.cluster.pods import Pods
 from trimtab.cluster.records import JobRecord, record_of
 from trimtab.cluster.watch import Gone, Listed, Seen, listing, watch
-from trimtab.controller import RESOURCES
 from trimtab.errors import ClusterError, Forbidden
 from trimtab.manifests import owner_of
 from trimtab.queue import WorkQueue
-from trimtab.world import Key, Kind, Shelf, World, name_of
+from trimtab.world import RESOURCES, Key, Kind, Shelf, World, name_of
 
 AUDIT_SECONDS = 120.0
 DEAF_SECONDS = 300.0

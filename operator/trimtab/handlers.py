@@ -29,7 +29,7 @@ import uvloop
 from trimtab import logs
 from trimtab.api.names import GROUP, VERSION
 from trimtab.cluster.client import PAGE, Client
-from trimtab.controller import RESOURCES, Controller
+from trimtab.controller import Controller
 from trimtab.errors import ClusterError, NotFound, Temporary
 from trimtab.feeds import Feeds
 from trimtab.leadership import Leadership, identity
@@ -38,7 +38,7 @@ from trimtab.namespaces import RETRY_SECONDS, NamespacesChanged, first_readable,
 from trimtab.queue import WorkQueue
 from trimtab.server import Health, Server
 from trimtab.settings import Settings
-from trimtab.world import Key, Kind, World
+from trimtab.world import RESOURCES, Key, Kind, World
 
 GAP_SECONDS = 1.0
 """An object's status is written at most about once a second."""

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client
-from trimtab.controller import RESOURCES
 from trimtab.errors import Forbidden, NotFound, Temporary
+from trimtab.world import RESOURCES
 
 RETRY_SECONDS = 5.0
 

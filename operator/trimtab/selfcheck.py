@@ -23,11 +23,11 @@ from trimtab.api.runtime import Distributed, OptimizationRuntime
 from trimtab.cluster import objects
 from trimtab.cluster.client import APPLY_PATCH, JSON, MERGE_PATCH, Client, Object
 from trimtab.cluster.objects import Resource
-from trimtab.controller import RESOURCES
 from trimtab.decisions import Event, Work
 from trimtab.errors import ClusterError, NotFound
 from trimtab.manifests import job_manifest, optimization_job_manifest, rule_manifest, service_manifest
 from trimtab.settings import Settings
+from trimtab.world import RESOURCES
 
 DRY_RUN = ("dryRun", "All")
 NAME = "trimtab-selfcheck"
@@ -93,7 +93,7 @@ def _writes(namespace: str) -> Iterator[Attempt]:
     )
     work = job_manifest(plan.inspect(job, runtime, 0), runtime, job)
     service = service_manifest(_on_two_nodes(job, runtime), job)
-    event = objects.event_manifest(job.kind, about, Event(EventReason.COMPLETE, "tried by helm test"))
+    event = objects.event_manifest(job.kind, about, job.status, Event(EventReason.COMPLETE, "tried by helm test"))
     rule = rule_manifest(about.name, {"groups": []}, monitor)
 
     for resource, body in (

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from trimtab.api.names import JOB_UID_LABEL
+from trimtab.cluster import objects
 from trimtab.cluster.client import Object
 from trimtab.cluster.records import JobRecord
 from trimtab.manifests import owner_of
@@ -27,6 +28,13 @@ class Kind(StrEnum):
     JOB = "OptimizationJob"
     RUNTIME = "OptimizationRuntime"
     MONITOR = "ModelMonitor"
+
+
+RESOURCES = {
+    Kind.JOB: objects.OPTIMIZATION_JOBS,
+    Kind.RUNTIME: objects.OPTIMIZATION_RUNTIMES,
+    Kind.MONITOR: objects.MODEL_MONITORS,
+}
 
 
 class Key(NamedTuple):

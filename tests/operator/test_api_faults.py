@@ -146,9 +146,8 @@ async def lived(client: Client, story: Story, judge: Judge, folder: Path, replic
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_kind_of_call(name: str, kubeconfig: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Each kind in a life of its own. An event may be lost with the answer to the write that it tells of."""
+    """Each kind in a life of its own. Events are told but once, so one of them may be lost; nothing else is."""
     fault = FAULTS[name]
-    told_all = fault.status in (429, 500, 503) and not fault.done
     if fault.silent:
         monkeypatch.setattr(client_module, "REQUEST_SECONDS", ANSWER_SECONDS)
     kinds = [call for call in CALLS if fault.status != 409 or call.split()[0] not in ("GET", "WATCH")]
@@ -166,8 +165,9 @@ def test_every_kind_of_call(name: str, kubeconfig: str, monkeypatch: pytest.Monk
                     life, proxy = await one(at(call, fault))
                     undisturbed, honest = await first
                     assert proxy.met == Counter({call: proxy.met[call]})
-                    assert proxy.met[call] >= min(REPEATED, honest.seen[call])
-                    life.check(MONITOR, undisturbed, told_all and call != "POST events")
+                    # How often watches are opened depends on how long a life lasts.
+                    assert proxy.met[call] >= (1 if call.startswith("WATCH") else min(REPEATED, honest.seen[call]))
+                    life.check(MONITOR, undisturbed, told_all=call != "POST events")
                 except AssertionError as error:
                     error.add_note(f"{name} at {call}")
                     raise
@@ -177,7 +177,7 @@ def test_every_kind_of_call(name: str, kubeconfig: str, monkeypatch: pytest.Monk
                 for call in kinds:
                     group.create_task(check(call), name=call)
             undisturbed, honest = first.result()
-            undisturbed.check(MONITOR, told_all=not fault.silent)
+            undisturbed.check(MONITOR)
             assert set(honest.seen) == set(CALLS)
 
     asyncio.run(main())

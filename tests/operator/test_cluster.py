@@ -179,15 +179,16 @@ def test_applying_owns_our_fields_and_leaves_others(namespace: str) -> None:
     run(scenario)
 
 
-def test_an_event_is_about_the_object(namespace: str) -> None:
+def test_an_event_is_about_the_object_and_told_once_for_a_status(namespace: str) -> None:
     async def scenario(client: Client) -> None:
         job = await submit(client, namespace)
         event = Event(EventReason.TRIAL_FAILED, "trial 3: OOMKilled " + "x" * 2000, warning=True)
-        await objects.tell(client, "OptimizationJob", job.metadata, event)
+        for status in (job.status, job.status, job.status.model_copy(update={"progress": "3/4"})):
+            await objects.tell(client, "OptimizationJob", job.metadata, status, event)
         found = (await client.request("GET", objects.EVENTS.path(namespace)))["items"]
         assert [(e["reason"], e["type"], e["regarding"]["uid"], len(e["note"])) for e in found] == [
             ("TrialFailed", "Warning", job.metadata.uid, objects.NOTE_LIMIT)
-        ]
+        ] * 2
 
     run(scenario)
 

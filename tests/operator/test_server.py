@@ -161,10 +161,10 @@ def test_the_job_of_a_trigger_is_created_once_if_the_status_was_not_written(name
             async def cut_off(*_: Any) -> None:
                 raise Killed
 
-            write, it.controller._write = it.controller._write, cut_off  # type: ignore[assignment,method-assign]
-            with pytest.raises(Killed):
-                await it.turn()
-            it.controller._write = write  # type: ignore[method-assign]
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(objects, "write_status", cut_off)
+                with pytest.raises(Killed):
+                    await it.turn()
             (job,) = await it.jobs()
             await it.turn()
             assert [j["metadata"]["uid"] for j in await it.jobs()] == [job["metadata"]["uid"]]

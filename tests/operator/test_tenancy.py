@@ -28,12 +28,11 @@ from trimtab.api.monitor import ModelMonitor
 from trimtab.api.runtime import ClusterOptimizationRuntime, OptimizationRuntime
 from trimtab.cluster.client import Client, Object
 from trimtab.cluster.records import record_of
-from trimtab.controller import RESOURCES
 from trimtab.decisions import Refusal
 from trimtab.errors import ClusterError
 from trimtab.manifests import job_manifest
 from trimtab.monitoring import reconcile_monitor, record
-from trimtab.world import Kind, Works
+from trimtab.world import RESOURCES, Kind, Works
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SPLITS = job_dict()["spec"]["data"]

@@ -6,9 +6,11 @@ has too; a status write names the version it was decided on, so it never overwri
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 from trimtab.api.base import Record
@@ -118,18 +120,23 @@ async def apply(client: Client, resource: Resource, manifest: Object) -> Object:
     return await client.request("PATCH", path, query, manifest, APPLY_PATCH)
 
 
-async def tell(client: Client, kind: str, about: ObjectMeta, event: Event) -> None:
-    """Record an event about one of our objects."""
-    await client.request("POST", EVENTS.path(about.namespace), body=event_manifest(kind, about, event))
+async def tell(client: Client, kind: str, about: ObjectMeta, status: Record, event: Event) -> None:
+    """Record an event about one of our objects, which came with that status; whoever tells it, once."""
+    with contextlib.suppress(AlreadyExists):
+        await client.request("POST", EVENTS.path(about.namespace), body=event_manifest(kind, about, status, event))
 
 
-def event_manifest(kind: str, about: ObjectMeta, event: Event) -> Object:
-    """The Event of this moment. Kubernetes takes any unique name."""
+def event_manifest(kind: str, about: ObjectMeta, status: Record, event: Event) -> Object:
+    """The Event of this moment, named by what it tells. A status has the times of its changes, so it never recurs."""
     now = datetime.now(UTC)
+    told = f"{about.uid} {event.reason} {event.message} {status.model_dump_json()}"
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"name": f"{about.name[:200]}.{round(now.timestamp() * 1e6):x}", "namespace": about.namespace},
+        "metadata": {
+            "name": f"{about.name[:200]}.{sha256(told.encode()).hexdigest()[:16]}",
+            "namespace": about.namespace,
+        },
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "reportingController": f"{GROUP}/operator",
         "reportingInstance": "trimtab",

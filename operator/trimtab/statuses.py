@@ -1,0 +1,92 @@
+"""Write what was decided into an object's status, and tell of it in events: every change once, whatever gets lost.
+
+An event is told only if its status was written. Where that is not known, because the answer got lost, or the client's
+repetition of a write that had been carried out was refused, the object's next turn first reads what is stored. What it
+then tells, another replica that decided the same may have told: an event's name is made of the status it comes with,
+so it is one event. Two things still cost one: the operator is killed before it is told, or somebody else writes the
+status before it is read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from trimtab.api.base import Record
+from trimtab.api.job import ObjectMeta
+from trimtab.api.monitor import ModelMonitorStatus
+from trimtab.api.status import OptimizationJobStatus
+from trimtab.cluster import objects
+from trimtab.cluster.client import Client, Object
+from trimtab.decisions import Event
+from trimtab.errors import ClusterError, NotFound, Temporary
+from trimtab.manifests import metadata_of
+from trimtab.world import RESOURCES, Key, Kind, World
+
+logger = logging.getLogger(__name__)
+
+Status = OptimizationJobStatus | ModelMonitorStatus
+_MODELS: dict[Kind, type[OptimizationJobStatus] | type[ModelMonitorStatus]] = {
+    Kind.JOB: OptimizationJobStatus,
+    Kind.MONITOR: ModelMonitorStatus,
+}
+
+
+def status_of(kind: Kind, item: Object) -> Status:
+    """The stored status, or an empty one in place of one that cannot be read."""
+    try:
+        return _MODELS[kind].model_validate(item.get("status", {}))
+    except ValidationError:
+        return _MODELS[kind]()
+
+
+@dataclass
+class Statuses:
+    client: Client
+    world: World
+    _doubts: dict[Key, tuple[Record, Sequence[Event]]] = field(default_factory=dict)
+    """What may have been written by the last turn, and is to be told if it was."""
+
+    async def write(self, key: Key, about: ObjectMeta, old: Record, new: Record, events: Sequence[Event] = ()) -> bool:
+        """Write the status if it changed, and tell of it; our view is then the answer. True if it was written."""
+        shelf = self.world.shelves[key.kind]
+        try:
+            stored = await objects.write_status(self.client, RESOURCES[key.kind], about, old, new)
+        except NotFound:
+            # Deleted, and no watch has told us.
+            shelf.drop(key.name)
+            return False
+        except Temporary:
+            self._doubts[key] = new, events
+            raise
+        if stored is None:
+            return False
+        shelf.refresh(stored)
+        await self._tell(key, about, new, events)
+        return True
+
+    async def settle(self, key: Key) -> None:
+        """If it is in doubt what the last turn wrote, look, renew our view, and tell what it still had to tell."""
+        if key not in self._doubts:
+            return
+        shelf = self.world.shelves[key.kind]
+        try:
+            stored = await objects.get(self.client, RESOURCES[key.kind], *key.name)
+        except NotFound:
+            shelf.drop(key.name)
+            del self._doubts[key]
+            return
+        shelf.refresh(stored)
+        status, events = self._doubts.pop(key)
+        if not objects.status_patch(status_of(key.kind, stored), status):
+            await self._tell(key, metadata_of(stored), status, events)
+
+    async def _tell(self, key: Key, about: ObjectMeta, status: Record, events: Sequence[Event]) -> None:
+        for event in events:
+            try:
+                await objects.tell(self.client, key.kind, about, status, event)
+            except ClusterError as error:
+                logger.warning("an event was lost: %s", error)
