@@ -34,9 +34,10 @@ WORKS = ["inspect-0", "playoff-0", "publish-0", "trial-1-0", "trial-2-0", "trial
 """Every Job of a life: four trials, two at a time, one of them fails for good."""
 TOLD = {"Inspected": 1, "TrialSucceeded": 3, "TrialFailed": 1, "SearchStopped": 1}
 TOLD |= {"CandidateSelected": 1, "Published": 1, "Complete": 1}
+WINNER = 4
 TTL = 1
-PATIENCE = 240.0
-"""Seconds that a life may take on a busy machine."""
+PATIENCE = 900.0
+"""Seconds that a life may take on a busy machine: with four others on its core, one took more than 240."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Life:
     def check(self, story: Story, like: Life | None = None, told_all: bool = True) -> None:
         """That it is what the story is about, and has come to the same end as another; an event may have been lost."""
         assert self.works == WORKS
+        assert self.end["job"]["best"]["trial"] == WINNER
         assert self.events <= story.events, "nothing is told twice"
         if told_all:
             assert self.events == story.events
@@ -203,7 +205,7 @@ async def _calm(client: Client, namespace: str) -> bool:
     monitor = await objects.get(client, objects.MODEL_MONITORS, namespace, "magika")
     status = monitor.get("status", {})
     resolved = [trigger["state"] for trigger in status.get("triggers", [])] == ["Resolved"]
-    return resolved and status["state"] == "Watching" and await _swept(client, namespace)
+    return resolved and status.get("state") == "Watching" and await _swept(client, namespace)
 
 
 JOB = Story(a_job, _swept, Counter(TOLD))

@@ -1,10 +1,11 @@
 """Write what was decided into an object's status, and tell of it in events: every change once, whatever gets lost.
 
 An event is told only if its status was written. Where that is not known, because the answer got lost, or the client's
-repetition of a write that had been carried out was refused, the object's next turn first reads what is stored. What it
-then tells, another replica that decided the same may have told: an event's name is made of the status it comes with,
-so it is one event. Two things still cost one: the operator is killed before it is told, or somebody else writes the
-status before it is read.
+repetition of a write that had been carried out was refused, the object's next turn first reads what is stored; so it
+does where the API server took the status and not the event. What it then tells may have been told, by another replica
+that decided the same too: an event's name is made of the status it comes with, so it is one event. What still costs
+one: the operator is killed before it is told, somebody else writes the status before it is read, the API server does
+not take it the second time either. No work waits for an event.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Statuses:
     client: Client
     world: World
     _doubts: dict[Key, tuple[Record, Sequence[Event]]] = field(default_factory=dict)
-    """What may have been written by the last turn, and is to be told if it was."""
+    """What may have been written by the last turn, and is still to be told if it was."""
 
     async def write(self, key: Key, about: ObjectMeta, old: Record, new: Record, events: Sequence[Event] = ()) -> bool:
         """Write the status if it changed, and tell of it; our view is then the answer. True if it was written."""
@@ -65,7 +66,8 @@ class Statuses:
         if stored is None:
             return False
         shelf.refresh(stored)
-        await self._tell(key, about, new, events)
+        if untold := await self._tell(key, about, new, events):
+            self._doubts[key] = new, untold  # having written, the key gets another turn at once
         return True
 
     async def settle(self, key: Key) -> None:
@@ -82,11 +84,17 @@ class Statuses:
         shelf.refresh(stored)
         status, events = self._doubts.pop(key)
         if not objects.status_patch(status_of(key.kind, stored), status):
-            await self._tell(key, metadata_of(stored), status, events)
+            for event in await self._tell(key, metadata_of(stored), status, events):
+                logger.warning("%s: an event was lost: %s", key, event.message)
 
-    async def _tell(self, key: Key, about: ObjectMeta, status: Record, events: Sequence[Event]) -> None:
+    async def _tell(self, key: Key, about: ObjectMeta, status: Record, events: Sequence[Event]) -> list[Event]:
+        """Returns the events that the API server would not take now."""
+        untold = []
         for event in events:
             try:
                 await objects.tell(self.client, key.kind, about, status, event)
+            except Temporary:
+                untold.append(event)
             except ClusterError as error:
                 logger.warning("an event was lost: %s", error)
+        return untold

@@ -64,6 +64,18 @@ class Deaf(Mortal):
         return answer
 
 
+class Mute(Mortal):
+    """A client that has to tell every event again."""
+
+    tried: frozenset[str] = frozenset()
+
+    async def request(self, verb: str, path: str, *arguments: Any, **options: Any) -> Object:
+        if path.endswith("/events") and (name := options["body"]["metadata"]["name"]) not in self.tried:
+            self.tried |= {name}
+            raise Unavailable("it was not taken")
+        return await super().request(verb, path, *arguments, **options)
+
+
 @dataclass
 class Life:
     """One life of the operator in one namespace, with plain watches in place of kopf's."""
@@ -298,12 +310,13 @@ def test_two_that_act_at_once_do_no_harm(namespace: str) -> None:
     asyncio.run(main())
 
 
-def test_what_was_written_without_an_answer_is_told_of(namespace: str) -> None:
+@pytest.mark.parametrize("connected", [Deaf, Mute])
+def test_what_could_not_be_told_at_once_is_told(namespace: str, connected: type[Mortal]) -> None:
     async def main() -> None:
         async with await Client.connect() as client, node(client, namespace, Simulated()) as ran:
             await add_runtime(client, namespace)
             await submit(client, namespace)
-            async with operator(namespace, connected=Deaf), asyncio.timeout(60):
+            async with operator(namespace, connected=connected), asyncio.timeout(300):
                 while (found := await told(client, namespace))["Complete"] == 0:
                     await asyncio.sleep(0.1)
             assert (found, len(ran)) == (TOLD, 5)
