@@ -128,8 +128,10 @@ class Controller:
             await objects.delete(self._client, objects.JOBS, record.namespace, record.name, **as_seen)
             self._world.works.remove(record)
         await self._retire(key, job, decision)
-        if forbidden:
-            raise Forbidden(forbidden.message)  # once the status is written; the queue tries again, ever more rarely
+        if forbidden:  # once the status is written; the queue tries again, ever more rarely, and at the deadline
+            if decision.requeue_after is not None:
+                self._queue.add(key, decision.requeue_after)
+            raise Forbidden(forbidden.message)
         if decision.create or written or deleted:
             self._queue.add(key)
         return _soonest(

@@ -562,6 +562,31 @@ def test_a_job_that_kubernetes_refuses_fails_with_its_words(namespace: str) -> N
     asyncio.run(main())
 
 
+async def use_up(client: Client, namespace: str) -> str:
+    """A quota of no Jobs at all; its path."""
+    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
+    used_up = {"hard": {"count/jobs.batch": "0"}}
+    await client.request("POST", quotas, body={"metadata": {"name": "q"}, "spec": used_up})
+    status = used_up | {"used": {"count/jobs.batch": "0"}}
+    await client.request("PATCH", f"{quotas}/q/status", body={"status": status}, headers=MERGE_PATCH)
+    return f"{quotas}/q"
+
+
+def test_the_deadline_of_a_job_without_quota_is_not_slept_through(namespace: str) -> None:
+    async def main() -> None:
+        async with await Mortal.connect() as client:
+            assert isinstance(client, Mortal)
+            await use_up(client, namespace)
+            await add_runtime(client, namespace)
+            await submit(client, namespace, budget={"deadline": "4s"})
+            patient: WorkQueue[Key] = WorkQueue(backoff=(600, 600))
+            async with operating(Life(client, namespace, queue=patient)):
+                await job_where(client, namespace, Complete="QuotaExceeded")
+                await job_where(client, namespace, Failed="DeadlineExceeded")
+
+    asyncio.run(main())
+
+
 async def told_of(client: Client, namespace: str, reason: str) -> list[str]:
     """What the events with this reason say."""
     events = (await client.request("GET", objects.EVENTS.path(namespace)))["items"]
@@ -571,11 +596,7 @@ async def told_of(client: Client, namespace: str, reason: str) -> list[str]:
 def test_a_quota_that_is_used_up_is_named_and_waited_for(namespace: str) -> None:
     async def main() -> None:
         async with await Client.connect() as client:
-            quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
-            used_up = {"hard": {"count/jobs.batch": "0"}}
-            await client.request("POST", quotas, body={"metadata": {"name": "q"}, "spec": used_up})
-            status = used_up | {"used": {"count/jobs.batch": "0"}}
-            await client.request("PATCH", f"{quotas}/q/status", body={"status": status}, headers=MERGE_PATCH)
+            quota = await use_up(client, namespace)
             await add_runtime(client, namespace)
             await submit(client, namespace)
             async with operator(namespace):
@@ -592,7 +613,7 @@ def test_a_quota_that_is_used_up_is_named_and_waited_for(namespace: str) -> None
                 await forbidden.wait()
                 assert await job_where(client, namespace, Complete="QuotaExceeded") == first
                 assert life.client.writes == 0
-                await client.request("DELETE", f"{quotas}/q")
+                await client.request("DELETE", quota)
                 async with node(client, namespace, Simulated()):
                     status = await job_where(client, namespace, Complete="Published")
             assert "quota" not in message(status, "Complete")
