@@ -20,6 +20,8 @@ ENV PATH=/opt/trimtab/bin:$PATH \
     LOGNAME=trimtab \
     HOME=/tmp
 WORKDIR /tmp
+# What the three kinds of jobs start; the others say their own.
+ENTRYPOINT ["python", "-m", "trimtab_jobs"]
 COPY hack/image /opt/trimtab/build
 COPY locks/cyclonedx-bom.txt /opt/trimtab/locks/
 
@@ -39,39 +41,31 @@ RUN /pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /sourc
 FROM python AS operator
 COPY locks/operator.txt /opt/trimtab/locks/
 RUN /opt/trimtab/build/install operator
-COPY --from=project /opt/trimtab/lib /opt/trimtab/lib
-COPY --from=project /opt/trimtab/bin/trimtab /opt/trimtab/bin/
+COPY --from=project /opt/trimtab /opt/trimtab
 USER 65532:65532
 ENTRYPOINT ["trimtab", "operator"]
 
 FROM python AS jobs
 COPY locks/jobs.txt /opt/trimtab/locks/
 RUN /opt/trimtab/build/install jobs
-COPY --from=project /opt/trimtab/lib /opt/trimtab/lib
-COPY --from=project /opt/trimtab/bin/trimtab /opt/trimtab/bin/
+COPY --from=project /opt/trimtab /opt/trimtab
 USER 65532:65532
-ENTRYPOINT ["python", "-m", "trimtab_jobs"]
 
 FROM python AS jobs-torch
 COPY locks/jobs-torch.txt /opt/trimtab/locks/
 RUN /opt/trimtab/build/install jobs-torch
-COPY --from=project /opt/trimtab/lib /opt/trimtab/lib
-COPY --from=project /opt/trimtab/bin/trimtab /opt/trimtab/bin/
+COPY --from=project /opt/trimtab /opt/trimtab
 USER 65532:65532
-ENTRYPOINT ["python", "-m", "trimtab_jobs"]
 
 FROM python AS jobs-tensorrt
 COPY locks/jobs-tensorrt.txt /opt/trimtab/locks/
 RUN /opt/trimtab/build/install jobs-tensorrt
-COPY --from=project /opt/trimtab/lib /opt/trimtab/lib
-COPY --from=project /opt/trimtab/bin/trimtab /opt/trimtab/bin/
+COPY --from=project /opt/trimtab /opt/trimtab
 USER 65532:65532
-ENTRYPOINT ["python", "-m", "trimtab_jobs"]
 
 FROM python AS server
 COPY locks/server.txt /opt/trimtab/locks/
 RUN /opt/trimtab/build/install server
-COPY --from=project /opt/trimtab/lib /opt/trimtab/lib
-COPY --from=project /opt/trimtab/bin/trimtab /opt/trimtab/bin/
+COPY --from=project /opt/trimtab /opt/trimtab
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "trimtab_jobs.serve"]
