@@ -23,28 +23,37 @@ from e2e.support import (
     namespace,
 )
 
-WATCHED = ("e2e-slice-a", "e2e-slice-b", "e2e-slice-c", "e2e-bad-input")
-"""What the installed operator serves; the fault tests run operators of their own elsewhere."""
+NAMESPACES = ("e2e-slice-a", "e2e-slice-b", "e2e-slice-c", "e2e-bad-input", "trimtab")
+"""What the installed operator serves, and its own; the fault tests run operators of their own elsewhere."""
 
 
 @pytest.fixture(scope="session")
 def cluster() -> None:
-    ensure_cluster()
+    ensure_cluster(NAMESPACES)
 
 
 @pytest.fixture(scope="session")
 def operator(cluster: None) -> Iterator[None]:
     """The operator as a pod, from the chart, limited to the namespaces of these tests."""
-    for name in (*WATCHED, "trimtab"):
+    for name in NAMESPACES:
         make_namespace(name)
+    try:
+        _install()
+        yield
+    finally:
+        helm("uninstall", "trimtab", "--namespace", "trimtab", "--ignore-not-found", "--wait")
+        kubectl("delete", "namespace", *NAMESPACES, "--timeout=120s")
+
+
+def _install() -> None:
     values = REPOSITORY / "tests" / "e2e" / "values.yaml"
-    helm(
-        *("upgrade", "--install", "trimtab", REPOSITORY / "charts" / "trimtab"),
-        *("--namespace", "trimtab", "--values", values, *_given(), "--wait", "--timeout", "120s"),
-    )
-    yield
-    helm("uninstall", "trimtab", "--namespace", "trimtab", "--wait")
-    kubectl("delete", "namespace", *WATCHED, "trimtab", "--timeout=120s")
+    try:
+        helm(
+            *("upgrade", "--install", "trimtab", REPOSITORY / "charts" / "trimtab"),
+            *("--namespace", "trimtab", "--values", values, *_given(), "--wait", "--timeout", "300s"),
+        )
+    except AssertionError as failed:
+        raise AssertionError(f"{failed}\n{Namespace('trimtab', Path()).story()}") from None
 
 
 def _given() -> list[str]:

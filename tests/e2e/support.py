@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ IMAGES = os.environ.get("TRIMTAB_E2E_IMAGES", "localhost/trimtab-{target}:dev")
 """How images are called; `{target}` stands for operator and jobs."""
 ACCESS = os.environ.get("TRIMTAB_E2E_ACCESS_MODE", "ReadWriteMany")
 """How the cluster's default StorageClass lets claims be mounted; ReadWriteOnce does on one node."""
+DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
 def kubeconfig() -> Path:
@@ -220,13 +221,20 @@ def _delete_volumes(of: str) -> None:
         kubectl("delete", "persistentvolume", volume["metadata"]["name"])
 
 
-def ensure_cluster() -> None:
-    if GIVEN:
-        there = kubectl("get", "crd", "optimizationjobs.trimtab.dev", "--ignore-not-found")
-        assert not there, "the cluster of KUBECONFIG has Trimtab already, which the suite would replace and remove"
+def ensure_cluster(namespaces: Sequence[str] = ()) -> None:
+    """The lab is up; of a given cluster, what the suite needs is there and what it makes and deletes is not."""
+    if not GIVEN:
+        cluster.up()
+        assert cluster.has_node(), "needs root: the lab's node is a kubelet with containerd"
         return
-    cluster.up()
-    assert cluster.has_node(), "needs root: the lab's node is a kubelet with containerd"
+    assert os.environ.get("KUBECONFIG"), "KUBECONFIG is not set: name the file that leads to the cluster"
+    crd = kubectl("get", "crd", "optimizationjobs.trimtab.dev", "--ignore-not-found")
+    assert not crd, "the cluster of KUBECONFIG has Trimtab already, which the suite would replace and remove"
+    taken = kubectl("get", "namespace", *namespaces, "--ignore-not-found", "-o", "name").split()
+    assert not taken, f"the cluster of KUBECONFIG has {', '.join(taken)}, which the suite would delete: use another"
+    classes = (c["metadata"].get("annotations", {}) for c in get("", "storageclasses"))
+    default = any(annotations.get(DEFAULT_CLASS) == "true" for annotations in classes)
+    assert default, f"the cluster of KUBECONFIG has no default StorageClass: annotate one with {DEFAULT_CLASS}=true"
 
 
 def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import yaml
 
 from e2e.conftest import fill
 from e2e.replay import decisions, proposals, recorded, replay, run_locally
-from e2e.support import EXAMPLES, Namespace, get, kubeconfig, kubectl, program
+from e2e.support import EXAMPLES, Namespace, get, helm, kubeconfig, kubectl, program
 from trimtab.api.job import OptimizationJob
 from trimtab.api.report import JobReport
 from trimtab.api.status import OptimizationJobStatus
@@ -99,6 +99,11 @@ def test_every_piece_of_work_ran_once_in_a_container_of_the_node(done: Any, home
     for pod in get(home.name, "pods"):
         assert pod["spec"]["nodeName"]
         assert pod["status"]["containerStatuses"][0]["imageID"]
+
+
+def test_the_chart_finds_itself_in_order(operator: None) -> None:
+    told = helm("test", "trimtab", "--namespace", "trimtab", "--logs")
+    assert "the operator has all that it needs" in told
 
 
 def test_kubectl_get_reads_well(done: Any) -> None:
