@@ -94,11 +94,24 @@ def image(target: str, tag: str, epoch: int) -> list[Path]:
     """The image as an OCI archive, and its bill of materials."""
     name = f"localhost/trimtab-{target}:{tag}"
     archive, sbom = DIST / f"trimtab-{target}-{tag}.oci.tar", DIST / f"trimtab-{target}-{tag}.cdx.json"
-    archive.unlink(missing_ok=True)
-    images.export(target, name, epoch, archive)
+    with tempfile.TemporaryDirectory(dir=DIST) as folder:
+        images.export(target, name, epoch, Path(folder))
+        manifest = pack(Path(folder), archive, epoch)
     bom = json.loads(store.read(name, SBOM))
-    sbom.write_text(json.dumps(of_image(bom, target, tag, store.digest(name)), indent=1) + "\n")
+    sbom.write_text(json.dumps(of_image(bom, target, tag, manifest), indent=1) + "\n")
     return [archive, sbom]
+
+
+def pack(layout: Path, archive: Path, epoch: int) -> str:
+    """Write an OCI layout as a .tar of files ordered by name, all of the time `epoch`; the digest of its image."""
+    with tarfile.open(archive, "w") as tar:
+        for path in sorted(path for path in layout.rglob("*") if path.is_file()):
+            member = tarfile.TarInfo(str(path.relative_to(layout)))
+            member.size, member.mtime = path.stat().st_size, epoch
+            with path.open("rb") as content:
+                tar.addfile(member, content)
+    [manifest] = json.loads((layout / "index.json").read_text())["manifests"]
+    return str(manifest["digest"])
 
 
 def of_image(bom: dict[str, object], target: str, tag: str, digest: str) -> dict[str, object]:

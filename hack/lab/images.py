@@ -34,11 +34,11 @@ def build(*targets: str, name: str = NAME) -> list[str]:
         return [_load(_provide(target, name.format(target=target))) for target in targets or TARGETS]
 
 
-def export(target: str, image: str, epoch: int, archive: Path) -> None:
-    """Write a target's image into an OCI archive; its files and the image itself get the time `epoch`."""
+def export(target: str, image: str, epoch: int, layout: Path) -> None:
+    """Write a target's image into a folder, as an OCI layout; its files and the image itself get the time `epoch`."""
     with _building():
         _provide(target, image, [f"--timestamp={epoch}"])
-        store.buildah("push", image, f"oci-archive:{archive}:{image}")
+        store.buildah("push", image, f"oci:{layout}:{image}")
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import tarfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -46,6 +48,19 @@ def test_a_packaged_chart_does_not_tell_when() -> None:
     assert release.retimed(first, 7) == release.retimed(second, 7)
     with tarfile.open(fileobj=io.BytesIO(release.retimed(second, 7))) as archive:
         assert [(member.name, member.mtime) for member in archive] == [("a", 7), ("b", 7)]
+
+
+def test_an_images_archive_does_not_tell_when_and_its_digest_is_that_of_the_layout(tmp_path: Path) -> None:
+    def packed(name: str, when: int) -> bytes:
+        layout, archive = tmp_path / name, tmp_path / f"{name}.tar"
+        for file, text in (("index.json", '{"manifests": [{"digest": "sha256:abc"}]}'), ("blobs/sha256/abc", "{}")):
+            (layout / file).parent.mkdir(parents=True, exist_ok=True)
+            (layout / file).write_text(text)
+            os.utime(layout / file, (when, when))
+        assert release.pack(layout, archive, 7) == "sha256:abc"
+        return archive.read_bytes()
+
+    assert packed("first", 1) == packed("second", 2)
 
 
 def test_a_bill_of_materials_says_of_what_it_is() -> None:
