@@ -24,7 +24,7 @@ import numpy as np
 
 from trimtab.api.model import Metric
 from trimtab.api.quantities import parse_duration
-from trimtab.api.status import Claim, Inspection, Interval, Verdict
+from trimtab.api.status import Claim, Inspection, Interval, Verdict, show_interval
 from trimtab.api.work import ErrorKind, Finalist, Report, Stage, Task, Timing, WorkError
 from trimtab_jobs import publish as publishing
 from trimtab_jobs.bucket_store import open_store
@@ -152,6 +152,9 @@ def playoff(desk: Desk) -> Report:
         Timing(trial=f.trial, engine=f.engine, ratio=ratios[i], metrics=latencies(raced, i, measured))
         for i, f in enumerate(finalists)
     ]
+    for timing in timings[1:]:
+        took = show_interval(timing.ratio)
+        log.info("trial %d on %s: %s of the input model's time", timing.trial, timing.engine.value, took)
     report = Report(stage=Stage.PLAYOFF, timings=timings, control=ratios[-1])
     return _with_throughput(report, sessions, desk) if Metric.THROUGHPUT in measured else report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from bad_inputs import CENTERS, make_model, make_samples, sound_spec
 from reports import winner
 from trimtab.api.model import EngineName, Metric, ModelFormat
 from trimtab.api.report import JobReport
-from trimtab.api.status import Verdict
+from trimtab.api.status import Verdict, show_interval
 from trimtab.api.work import MESSAGE_LIMIT, Finalist, Report, Task
 from trimtab.report import so_far
 from trimtab_jobs.model import Model, open_model
@@ -112,7 +113,10 @@ def test_a_trial_does_not_read_the_holdout(lab: Lab, succeed: Succeed) -> None:
     succeed(lab.task("Trial", trial=1, pins=pins(inspected)))
 
 
-def test_the_playoff_times_every_finalist_against_the_baseline(lab: Lab, succeed: Succeed) -> None:
+def test_the_playoff_times_every_finalist_against_the_baseline(
+    lab: Lab, succeed: Succeed, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     inspected = succeed(lab.task("Inspect"))
     worse = worse_model(lab)
     finalists = [finalist(inspected.artifact), finalist(worse, 1), finalist(worse, 1, EngineName.OPENVINO)]
@@ -122,6 +126,8 @@ def test_the_playoff_times_every_finalist_against_the_baseline(lab: Lab, succeed
     assert report.control
     for interval in [t.ratio for t in report.timings] + [report.control]:
         assert 0 < float(interval.low) <= float(interval.estimate) <= float(interval.high)
+    told = f"trial 1 on OpenVINO: {show_interval(report.timings[2].ratio)} of the input model's time"
+    assert told in caplog.messages
 
 
 def publish_task(lab: Lab, inspected: Report, winner: str, **fields: Any) -> Task:
