@@ -698,8 +698,8 @@ def test_what_cannot_be_understood_any_more_changes_nothing_of_how_a_job_ended(n
             shelves = operator.life.world.shelves
 
             def spoiled(kind: Kind, name: str) -> Object:
-                item = shelves[kind].objects[namespace, name]
-                shelves[kind].objects[namespace, name] = spoilt = copy.deepcopy(item)
+                home = shelves[kind].homes[namespace]
+                home[name] = spoilt = copy.deepcopy(home[name])
                 return spoilt
 
             spoiled(Kind.RUNTIME, "default")["spec"]["customCode"] = "Ask"
