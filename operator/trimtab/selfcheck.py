@@ -93,7 +93,7 @@ def _writes(namespace: str) -> Iterator[Attempt]:
     )
     work = job_manifest(plan.inspect(job, runtime, 0), runtime, job)
     service = service_manifest(_on_two_nodes(job, runtime), job)
-    event = objects.event_manifest(job.kind, about, job.status, Event(EventReason.COMPLETE, "tried by helm test"))
+    event = objects.event_manifest(job.kind, about, Event(EventReason.COMPLETE, "tried by helm test"))
     rule = rule_manifest(about.name, {"groups": []}, monitor)
 
     for resource, body in (

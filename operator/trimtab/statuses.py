@@ -3,9 +3,9 @@
 An event is told only if its status was written. Where that is not known, because the answer got lost, or the client's
 repetition of a write that had been carried out was refused, the object's next turn first reads what is stored; so it
 does where the API server took the status and not the event. What it then tells may have been told, by another replica
-that decided the same too: an event's name is made of the status it comes with, so it is one event. What still costs
-one: the operator is killed before it is told, somebody else writes the status before it is read, the API server does
-not take it the second time either. No work waits for an event.
+that decided the same too: an event's name is made of the version that was decided on, so it is one event. What still
+costs one: the operator is killed before it is told, somebody else writes the status before it is read, the API server
+does not take it the second time either. No work waits for an event.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
 from trimtab.decisions import Event
 from trimtab.errors import ClusterError, NotFound, Temporary
-from trimtab.manifests import metadata_of
 from trimtab.world import RESOURCES, Key, Kind, World
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ def status_of(kind: Kind, item: Object) -> Status:
 class Statuses:
     client: Client
     world: World
-    _doubts: dict[Key, tuple[Record, Sequence[Event]]] = field(default_factory=dict)
+    _doubts: dict[Key, tuple[ObjectMeta, Record, Sequence[Event]]] = field(default_factory=dict)
     """What may have been written by the last turn, and is still to be told if it was."""
 
     async def write(self, key: Key, about: ObjectMeta, old: Record, new: Record, events: Sequence[Event] = ()) -> bool:
@@ -61,13 +60,13 @@ class Statuses:
             shelf.drop(key.name)
             return False
         except Temporary:
-            self._doubts[key] = new, events
+            self._doubts[key] = about, new, events
             raise
         if stored is None:
             return False
         shelf.refresh(stored)
-        if untold := await self._tell(key, about, new, events):
-            self._doubts[key] = new, untold  # having written, the key gets another turn at once
+        if untold := await self._tell(key, about, events):
+            self._doubts[key] = about, new, untold  # having written, the key gets another turn at once
         return True
 
     async def settle(self, key: Key) -> None:
@@ -82,17 +81,17 @@ class Statuses:
             del self._doubts[key]
             return
         shelf.refresh(stored)
-        status, events = self._doubts.pop(key)
+        about, status, events = self._doubts.pop(key)
         if not objects.status_patch(status_of(key.kind, stored), status):
-            for event in await self._tell(key, metadata_of(stored), status, events):
+            for event in await self._tell(key, about, events):
                 logger.warning("%s: an event was lost: %s", key, event.message)
 
-    async def _tell(self, key: Key, about: ObjectMeta, status: Record, events: Sequence[Event]) -> list[Event]:
+    async def _tell(self, key: Key, about: ObjectMeta, events: Sequence[Event]) -> list[Event]:
         """Returns the events that the API server would not take now."""
         untold = []
         for event in events:
             try:
-                await objects.tell(self.client, key.kind, about, status, event)
+                await objects.tell(self.client, key.kind, about, event)
             except Temporary:
                 untold.append(event)
             except ClusterError as error:

@@ -179,12 +179,13 @@ def test_applying_owns_our_fields_and_leaves_others(namespace: str) -> None:
     run(scenario)
 
 
-def test_an_event_is_about_the_object_and_told_once_for_a_status(namespace: str) -> None:
+def test_an_event_is_about_the_object_and_told_once_for_a_version(namespace: str) -> None:
     async def scenario(client: Client) -> None:
         job = await submit(client, namespace)
         event = Event(EventReason.TRIAL_FAILED, "trial 3: OOMKilled " + "x" * 2000, warning=True)
-        for status in (job.status, job.status, job.status.model_copy(update={"progress": "3/4"})):
-            await objects.tell(client, "OptimizationJob", job.metadata, status, event)
+        later = job.metadata.model_copy(update={"resource_version": "9"})
+        for about in (job.metadata, job.metadata, later):
+            await objects.tell(client, "OptimizationJob", about, event)
         found = (await client.request("GET", objects.EVENTS.path(namespace)))["items"]
         assert [(e["reason"], e["type"], e["regarding"]["uid"], len(e["note"])) for e in found] == [
             ("TrialFailed", "Warning", job.metadata.uid, objects.NOTE_LIMIT)

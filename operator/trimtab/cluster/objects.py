@@ -120,16 +120,16 @@ async def apply(client: Client, resource: Resource, manifest: Object) -> Object:
     return await client.request("PATCH", path, query, manifest, APPLY_PATCH)
 
 
-async def tell(client: Client, kind: str, about: ObjectMeta, status: Record, event: Event) -> None:
-    """Record an event about one of our objects, which came with that status; whoever tells it, once."""
+async def tell(client: Client, kind: str, about: ObjectMeta, event: Event) -> None:
+    """Record an event about one of our objects, as it was when that was decided; whoever tells it, once."""
     with contextlib.suppress(AlreadyExists):
-        await client.request("POST", EVENTS.path(about.namespace), body=event_manifest(kind, about, status, event))
+        await client.request("POST", EVENTS.path(about.namespace), body=event_manifest(kind, about, event))
 
 
-def event_manifest(kind: str, about: ObjectMeta, status: Record, event: Event) -> Object:
-    """The Event of this moment, named by what it tells. A status has the times of its changes, so it never recurs."""
+def event_manifest(kind: str, about: ObjectMeta, event: Event) -> Object:
+    """The Event of this moment, named by what it tells and the version it was decided on: no two writes have one."""
     now = datetime.now(UTC)
-    told = f"{about.uid} {event.reason} {event.message} {status.model_dump_json()}"
+    told = f"{about.uid} {about.resource_version} {event.reason} {event.message}"
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
