@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 ALLOWED = Path(__file__).with_name("skips.txt")
 _unlisted: list[str] = []
+
+
+def pytest_configure() -> None:
+    """`timeout` and CI end a run by SIGTERM, which would leave its API server and etcd running."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _allowed() -> list[str]:
