@@ -8,10 +8,6 @@
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS python
-# kopf asks for the user's name, which a bare number does not have.
-RUN echo 'trimtab:x:65532:65532:Trimtab:/tmp:/usr/sbin/nologin' >>/etc/passwd \
- && echo 'trimtab:x:65532:' >>/etc/group \
- && python3 -m venv --without-pip /opt/trimtab
 ENV PATH=/opt/trimtab/bin:$PATH \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -22,6 +18,10 @@ ENV PATH=/opt/trimtab/bin:$PATH \
 WORKDIR /tmp
 # What the three kinds of jobs start; the others say their own.
 ENTRYPOINT ["python", "-m", "trimtab_jobs"]
+# kopf asks for the user's name, which a bare number does not have.
+RUN echo 'trimtab:x:65532:65532:Trimtab:/tmp:/usr/sbin/nologin' >>/etc/passwd \
+ && echo 'trimtab:x:65532:' >>/etc/group \
+ && python3 -m venv --without-pip /opt/trimtab
 COPY hack/image /opt/trimtab/build
 COPY locks/cyclonedx-bom.txt /opt/trimtab/locks/
 
@@ -32,7 +32,7 @@ RUN python3 -m venv /pip && /pip/bin/pip install --require-hashes -r /locks/setu
 COPY pyproject.toml README.md LICENSE /source/
 COPY operator /source/operator
 COPY jobs /source/jobs
-# A wheel is an archive, and archives hold times.
+# A wheel is an archive, and archives hold times: the first that they can hold, as all layers have in the lab.
 ARG SOURCE_DATE_EPOCH=315532800
 RUN /pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /source \
  && /pip/bin/pip --python /opt/trimtab/bin/python install --no-compile --no-deps /wheels/*.whl \

@@ -1,8 +1,8 @@
 """`make release`: wheel, chart and images of one version, with bills of materials and checksums, in dist/.
 
 The version is pyproject.toml's, and the chart's and the code's are held to it before anything is built. What is written
-depends on the commit, the locks and the base image: the time of the commit is the time of every file in it, so whoever
-builds the same commit on the same base can compare checksums.
+depends on the commit, the locks and the base image: files in it have the time of the commit or, in an image, one that
+never changes, so whoever builds the same commit on the same base can compare checksums.
 
     release.py [TARGET ...]     # targets of the Dockerfile; all of them if none is named
 """
@@ -95,7 +95,7 @@ def image(target: str, tag: str, epoch: int) -> list[Path]:
     name = f"localhost/trimtab-{target}:{tag}"
     archive, sbom = DIST / f"trimtab-{target}-{tag}.oci.tar", DIST / f"trimtab-{target}-{tag}.cdx.json"
     with tempfile.TemporaryDirectory(dir=DIST) as folder:
-        images.export(target, name, epoch, Path(folder))
+        images.export(target, name, Path(folder))
         manifest = pack(Path(folder), archive, epoch)
     bom = json.loads(store.read(name, SBOM))
     sbom.write_text(json.dumps(of_image(bom, target, tag, manifest), indent=1) + "\n")

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,9 @@ NAME = "localhost/trimtab-{target}:dev"
 
 # The label with the key of all that went into an image.
 _KEY = "dev.trimtab.inputs"
+# Of every file in a layer: the Dockerfile's SOURCE_DATE_EPOCH. A commit's would not reach layers that are in the store
+# already; one that never changes makes the same bytes everywhere, and a layer of dependencies outlives a release.
+_TIME = 315532800
 _SUITE, _PACKAGES = "bookworm", "python3,python3-venv,ca-certificates"
 _INPUTS = (
     *("operator", "jobs", "locks", "hack/image", "pyproject.toml"),
@@ -34,10 +37,10 @@ def build(*targets: str, name: str = NAME) -> list[str]:
         return [_load(_provide(target, name.format(target=target))) for target in targets or TARGETS]
 
 
-def export(target: str, image: str, epoch: int, layout: Path) -> None:
-    """Write a target's image into a folder, as an OCI layout; its files and the image itself get the time `epoch`."""
+def export(target: str, image: str, layout: Path) -> None:
+    """Write a target's image into a folder, as an OCI layout."""
     with _building():
-        _provide(target, image, [f"--timestamp={epoch}"])
+        _provide(target, image)
         store.buildah("push", image, f"oci:{layout}:{image}")
 
 
@@ -50,11 +53,11 @@ def _building() -> Iterator[None]:
         yield
 
 
-def _provide(target: str, image: str, options: Sequence[str] = ()) -> str:
-    key = _digest(image, target, _base(), *options, *_inputs())
+def _provide(target: str, image: str) -> str:
+    key = _digest(image, target, _base(), *_inputs())
     if store.label(image, _KEY) != key:
         with _timed(f"built {image}"):
-            _build(target, image, key, options)
+            _build(target, image, key)
     return image
 
 
@@ -65,23 +68,26 @@ def _load(image: str) -> str:
     return image
 
 
-def _build(target: str, image: str, key: str, given: Sequence[str]) -> None:
+def _build(target: str, image: str, key: str) -> None:
     _provide_base()
     # Pip needs this machine's certificates, which may know an authority that the base does not.
     certificates = "/etc/ssl/certs:/etc/ssl/certs:ro"
     options = ["--layers", "--isolation=chroot", "--network=host", "--pull-never", f"--volume={certificates}"]
+    options.append(f"--timestamp={_TIME}")
     names = [f"--build-arg=BASE={_base()}", f"--target={target}", f"--tag={image}", f"--label={_KEY}={key}"]
-    store.buildah("build", *options, *given, *names, paths.CHECKOUT)
+    store.buildah("build", *options, *names, paths.CHECKOUT)
 
 
 def _provide_base() -> None:
     """Have the base in buildah's store: it is there, or in an archive beside the store, or made anew."""
     archive = paths.cache() / "images" / f"{_base().rpartition(':')[2]}.tar"
-    if not archive.exists():
+    made = not archive.exists()
+    if made:
         with _timed(f"built {_base()}"):
             _bootstrap()
             _export(archive)
-    if not store.has(_base()):
+    # Pulled where it was made, too: an image names its base by a digest, and that of one which was pulled is another.
+    if made or not store.has(_base()):
         store.buildah("pull", f"docker-archive:{archive}")
 
 
