@@ -94,7 +94,7 @@ e2e-rootless: .venv/all ## Run what needs neither root nor a node: in one test p
 test-full: .venv/all packages tools ## Replay every fault at every moment
 	$(BIN)/pytest -m full --durations 10
 
-# All five images: 8 GB in buildah's store, and as much again in dist. RELEASE="operator jobs" makes fewer.
+# All five images: 9 GB in buildah's store, and 4.3 GB in dist. RELEASE="operator jobs" makes fewer.
 .PHONY: release
 release: .venv/all packages ## Build wheel, chart and images of one version into dist, with checksums and SBOMs
 	PYTHONPATH=hack:operator $(BIN)/python hack/release.py $(RELEASE)
