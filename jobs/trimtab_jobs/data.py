@@ -3,19 +3,26 @@
 Pickled arrays are never unpickled. Everything a person can get wrong about a file is told here in one line, before
 a technique sees it: what the file is, whether it fits the model, and whether two splits share samples. The last is
 what makes the claim honest: a model is not judged on what it was tuned on.
+
+What `numpy.savez` wrote is mapped and not read into memory, and what was looked at is let go, so that a split may be
+larger than what a pod may hold. Only `numpy.savez_compressed` leaves nothing to map.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import mmap
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
+from numpy.lib import format as npy
 
 from trimtab_jobs.errors import InvalidInput
 
@@ -25,13 +32,17 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 LABELS = "labels"
+MAPPED_BYTES = 1 << 20
+"""Smaller arrays are read."""
+HELD_BYTES = 1 << 24
+"""Of what is mapped, this much is looked at before it is let go."""
 JUDGES = ("evaluation", "holdout")
 """The splits a model is judged on: they need what labels the metric needs, and share no sample with any other."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split in memory. Every array has the samples on its first axis."""
+    """One split. Every array has the samples on its first axis; a large one is in its file until it is used."""
 
     name: str
     inputs: dict[str, Array]
@@ -44,8 +55,15 @@ class Split:
 
     def batches(self, size: int) -> Iterator[dict[str, Array]]:
         """The inputs in batches of `size` samples; the last may be smaller."""
+        held = 0
         for start in range(0, len(self), size):
-            yield {name: array[start : start + size] for name, array in self.inputs.items()}
+            # A mapped array begins anywhere in its file; engines want numbers where a processor loads them at once.
+            batch = {name: np.require(array[start : start + size], None, "A") for name, array in self.inputs.items()}
+            held += sum(array.nbytes for array in batch.values())
+            yield batch
+            if held > HELD_BYTES:
+                held = 0
+                _let_go(self.inputs.values())
 
     def spread(self, count: int) -> Split:
         """At most `count` of the samples, evenly spread: files are often sorted."""
@@ -114,17 +132,18 @@ def _read_arrays(path: Path) -> dict[str, Array]:
         raise _Unreadable("there is no such file: check the address")
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {member.removesuffix(".npy"): _read_array(stored, member) for member in stored.zip.namelist()}
+            return {member.removesuffix(".npy"): _read_array(stored, member, path) for member in stored.zip.namelist()}
     except (PermissionError, _Unreadable):
         raise
     except Exception:  # whatever zipfile and numpy come to while they read something else
         raise _Unreadable("not a whole .npz file: write it with numpy.savez") from None
 
 
-def _read_array(stored: Any, member: str) -> Array:
+def _read_array(stored: Any, member: str, path: Path) -> Array:
     name = member.removesuffix(".npy")
     try:
-        array = stored[member]
+        mapped = _map(stored.zip, member, path)
+        array = stored[member] if mapped is None else mapped
     except MemoryError as error:
         raise _Unreadable(
             f"array {name!r} does not fit into memory ({error}): save fewer samples, or allow more memory"
@@ -138,6 +157,39 @@ def _read_array(stored: Any, member: str) -> Array:
     if not isinstance(array, np.ndarray):
         raise _Unreadable(f"member {name!r} is not a numpy array: write the file with numpy.savez")
     return array
+
+
+def _map(archive: ZipFile, member: str, path: Path) -> Array | None:
+    """The array where it lies in the file, once its checksum was found right; None where it must be read.
+
+    Copied on write: nothing that is done to it reaches the file.
+    """
+    info = archive.getinfo(member)
+    if info.compress_type != ZIP_STORED or info.file_size < MAPPED_BYTES or not member.endswith(".npy"):
+        return None
+    with archive.open(member) as stream:
+        version = npy.read_magic(stream)
+        shape, fortran, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(stream)
+        begins = stream.tell()
+        while stream.read(1 << 20):
+            pass
+    if dtype.hasobject or 0 in shape:
+        return None
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        names = struct.unpack("<26xHH", file.read(30))  # how long the member's name and its extra field are
+    offset = info.header_offset + 30 + sum(names) + begins
+    return np.asarray(np.memmap(path, dtype, "c", offset, shape, "F" if fortran else "C"))
+
+
+def _let_go(arrays: Iterable[Array]) -> None:
+    """Of mapped arrays: the kernel reads a page again from its cache or the file when somebody asks for it."""
+    for array in arrays:
+        owner: Any = array
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        if isinstance(owner, mmap.mmap):
+            owner.madvise(mmap.MADV_DONTNEED)
 
 
 def _cause(error: Exception) -> str:
@@ -169,7 +221,9 @@ def _problems(split: Split) -> Iterator[str]:
 
 def _not_finite(array: Array) -> int:
     """How many samples have NaN or infinity in them."""
-    return int((~np.isfinite(array)).reshape(len(array), -1).any(axis=1).sum())
+    size = max(1, HELD_BYTES // max(1, array[:1].nbytes))
+    parts = (part["x"] for part in Split("", {"x": array}, None).batches(size))
+    return sum(int((~np.isfinite(part)).reshape(len(part), -1).any(axis=1).sum()) for part in parts)
 
 
 def check_inputs(split: Split, inputs: Sequence[Input]) -> None:
@@ -220,8 +274,8 @@ def check_disjoint(splits: Sequence[Split]) -> None:
 
 def row_digests(split: Split) -> list[bytes]:
     """A digest of each sample's inputs. 16 bytes: collisions among a billion samples have odds below 1e-20."""
-    arrays = [np.ascontiguousarray(split.inputs[name]) for name in sorted(split.inputs)]
+    names = sorted(split.inputs)
     return [
-        hashlib.blake2b(b"".join(array[index].tobytes() for array in arrays), digest_size=16).digest()
-        for index in range(len(split))
+        hashlib.blake2b(b"".join(sample[name].tobytes() for name in names), digest_size=16).digest()
+        for sample in split.batches(1)
     ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -31,6 +33,51 @@ def test_a_split_is_what_was_saved(tmp_path: Path) -> None:
     assert len(found) == 10
     assert [len(batch["x"]) for batch in found.batches(4)] == [4, 4, 2]
     assert found.labels is not None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "uint8", ">f4", "bool"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_large_array_is_what_was_saved_and_stays_in_its_file(
+    tmp_path: Path, dtype: str, order: Literal["C", "F"]
+) -> None:
+    path = tmp_path / "e.npz"
+    wide = np.asarray(np.random.default_rng(0).integers(0, 100, (5000, 300)), dtype, order=order)
+    np.savez(path, odd=np.zeros(5000, np.uint8), x=wide)
+    before = path.read_bytes()
+    found = read_split("evaluation", path).inputs["x"]
+    assert (found.dtype, found.flags.owndata) == (wide.dtype, False)
+    assert np.array_equal(found, wide)
+    found[:] = 0
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("length", range(1, 9))
+def test_a_batch_of_a_mapped_array_is_aligned(tmp_path: Path, length: int) -> None:
+    """A member of an archive begins behind its name."""
+    np.savez(tmp_path / "e.npz", **{"x" * length: np.ones((300, 1000))})
+    split = read_split("evaluation", tmp_path / "e.npz")
+    assert all(array.flags.aligned for batch in split.batches(7) for array in batch.values())
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from trimtab_jobs.data import check_disjoint, read_split
+from trimtab_jobs.hardware import peak_memory
+before = peak_memory()
+split = read_split("evaluation", Path(sys.argv[1]))
+check_disjoint([split])
+total = sum(float(batch["x"].sum()) for batch in split.batches(32))
+assert total == len(split) * split.inputs["x"].shape[1], total
+print(peak_memory() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
+    """400 MB are read, checked, compared and used in a tenth of that."""
+    np.savez(tmp_path / "e.npz", x=np.ones((4000, 25_000), np.float32))
+    done = subprocess.run([sys.executable, "-c", HOLD, tmp_path / "e.npz"], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100e6
 
 
 def _as_npy(path: Path) -> None:

@@ -172,7 +172,7 @@ def _observe(model: onnx.ModelProto, split: Split) -> tuple[Set[str], Set[str]]:
     """The FLOAT32 tensors of the outer graph, and those with values FLOAT16 does not have, on the first samples."""
     weights = [(tensor.name, numpy_helper.to_array(tensor)) for tensor in model.graph.initializer]
     floats, large = set(), set()
-    for name, values in (*weights, *split.inputs.items(), *_activations(model, split)):
+    for name, values in (*weights, *next(split.batches(SAMPLES)).items(), *_activations(model, split)):
         if isinstance(values, np.ndarray) and values.dtype == np.float32:
             floats.add(name)
             if (np.abs(values[np.isfinite(values)]) > LARGEST).any():
