@@ -165,11 +165,13 @@ class Client:
                 await asyncio.sleep(max(error.retry_after, _jittered(attempt)))
         return await self._once(call)
 
-    async def pages(self, path: str, query: Query = (), headers: Mapping[str, str] = JSON) -> AsyncIterator[Object]:
-        """A collection, some hundred objects at a time."""
+    async def pages(
+        self, path: str, query: Query = (), headers: Mapping[str, str] = JSON, size: int = PAGE
+    ) -> AsyncIterator[Object]:
+        """A collection, so many objects at a time."""
         token = ""
         while True:
-            page = await self.request("GET", path, [*query, ("limit", str(PAGE)), ("continue", token)], None, headers)
+            page = await self.request("GET", path, [*query, ("limit", str(size)), ("continue", token)], None, headers)
             # An empty metadata-only list has null in place of its items.
             page["items"] = page["items"] or []
             yield page

@@ -23,6 +23,8 @@ from trimtab.manifests import controller_of
 
 FIELD_MANAGER = "trimtab"
 NOTE_LIMIT = 1024
+METADATA_PAGE = 1000
+"""A fifth of what a page of whole objects takes, though it holds five times as many."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ async def versions(client: Client, resource: Resource, namespaces: Sequence[str 
     """UID to version of every object, from metadata-only lists."""
     found: dict[str, int] = {}
     for namespace in namespaces:
-        async for page in client.pages(resource.path(namespace), headers=METADATA_ONLY):
+        async for page in client.pages(resource.path(namespace), headers=METADATA_ONLY, size=METADATA_PAGE):
             found |= {m["uid"]: int(m["resourceVersion"]) for m in (item["metadata"] for item in page["items"])}
     return found
 
