@@ -124,17 +124,37 @@ def test_two_runs_in_one_folder_are_refused(digits: Path, tmp_path: Path) -> Non
     assert first.returncode == 0
 
 
-def test_killed_at_seeded_moments_it_ends_like_an_undisturbed_run(
-    digits: Path, undisturbed: Path, tmp_path: Path
+def begun(out: Path, stage: Stage, since: int = 0) -> list[Path]:
+    """The Tasks of a stage that were written since then: a run that goes on writes that of unfinished work anew."""
+    tasks = out.glob(f"work/*-{stage.lower()}-*/task.json")
+    return [task for task in tasks if task.stat().st_mtime_ns > since]
+
+
+@pytest.fixture(scope="module")
+def lengths(undisturbed: Path) -> dict[Stage, float]:
+    """How many seconds the shortest piece of work of each stage took."""
+
+    def took(task: Path) -> float:
+        return task.with_name("message").stat().st_mtime - task.stat().st_mtime
+
+    return {stage: min(map(took, begun(undisturbed, stage))) for stage in Stage}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_at_a_seeded_moment_of_every_stage_it_ends_like_an_undisturbed_run(
+    digits: Path, undisturbed: Path, lengths: dict[Stage, float], tmp_path: Path, seed: int
 ) -> None:
-    moments = random.Random(3)
+    """Twenty moments in all. A clock from the start would mostly hit imports, which are most of so small a run."""
+    moments = random.Random(seed)
     finished: dict[Path, int] = {}
-    for _ in range(20):
+    for stage in Stage:
+        since = time.time_ns()
         process = start(digits, tmp_path)
-        try:
-            process.wait(moments.uniform(0.2, 1.5))
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
+        while not begun(tmp_path, stage, since):
+            assert process.poll() is None, f"it ended before {stage}"
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, lengths[stage]))
+        os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
         for result in (*tmp_path.glob("work/*/message"), *tmp_path.glob("store/cache/*.json")):
             seen = finished.setdefault(result, result.stat().st_mtime_ns)
@@ -142,6 +162,7 @@ def test_killed_at_seeded_moments_it_ends_like_an_undisturbed_run(
     process = start(digits, tmp_path)
     process.communicate(timeout=120)
     assert process.returncode == 0
+    assert all(result.stat().st_mtime_ns == seen for result, seen in finished.items())
     assert decided(status(tmp_path)) == decided(status(undisturbed))
     assert all(Report.model_validate_json(m.read_text()).error is None for m in tmp_path.rglob("message"))
 
