@@ -18,16 +18,18 @@ import pytest
 from onnx import numpy_helper
 
 from trimtab.api.model import EngineName, ModelFormat
-from trimtab.api.status import Verdict
+from trimtab.api.status import Hardware, Verdict
 from trimtab.api.techniques import Nncf
 from trimtab.api.work import Report, Task
 from trimtab_jobs.data import Array, Splits
 from trimtab_jobs.engines import EngineOptions, Session, engine
 from trimtab_jobs.errors import NotApplicable
 from trimtab_jobs.model import Model, open_model
+from trimtab_jobs.openvino_model import openvino
 from trimtab_jobs.signature import inputs, outputs
 from trimtab_jobs.store import Store, digest_folder
 from trimtab_jobs.techniques import Bench
+from trimtab_jobs.techniques import nncf as module
 from trimtab_jobs.techniques.nncf import nncf
 
 from .conftest import Lab
@@ -122,6 +124,19 @@ def test_a_trained_model_keeps_its_accuracy(digits: Path, tmp_path: Path, config
     assert (quantized.folder / "model.bin").stat().st_size < 0.4 * bench.source.size
     assert bench.drop(engine(EngineName.OPENVINO).load(quantized, EngineOptions())) < 0.02
     assert "2 MatMul in INT8, ranges from 200 samples" in bench.notes[0]
+
+
+@pytest.mark.parametrize(("flags", "reduced"), [(["avx2"], True), (["avx2", "avx_vnni"], False)])
+def test_the_cpus_flags_decide_how_many_bits_weights_have(
+    digits: Path, tmp_path: Path, flags: list[str], reduced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "hardware", lambda: Hardware(flags=flags))
+    bench = Workbench(tmp_path, digits / "model.onnx", digits)
+    stored = openvino.Core().read_model(bench.quantize().file).get_ops()
+    weights = [one.data for one in stored if str(one.get_element_type()) == "<Type: 'int8_t'>"]
+    assert len(weights) == 2
+    assert all((np.abs(one.astype(int)).max() <= 64) == reduced for one in weights)
+    assert ("weights of 7 bits" in bench.notes[0]) == reduced
 
 
 def test_magika_keeps_its_signature_and_nearly_its_answers(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import pytest
 from onnx import numpy_helper
 
 from trimtab.api.model import EngineName, ModelFormat
+from trimtab.api.status import Hardware
 from trimtab.api.techniques import Quantize
 from trimtab_jobs.data import Splits
 from trimtab_jobs.engines import EngineOptions, NotExecutable, Session, engine
@@ -28,6 +29,7 @@ from trimtab_jobs.engines.onnxruntime import session_options
 from trimtab_jobs.errors import InvalidInput, NotApplicable
 from trimtab_jobs.model import Model, open_model
 from trimtab_jobs.techniques import Bench
+from trimtab_jobs.techniques import quantize as module
 from trimtab_jobs.techniques.quantize import quantize
 
 PLAIN = {"calibration_samples", "ignored_layers", "max_drop", "max_evaluations"}
@@ -177,6 +179,39 @@ def test_integers_do_not_saturate_on_this_cpu(tmp_path: Path, opset: int) -> Non
     difference = np.abs(outputs(quantized.onnx, {"x": x}) - exact(quantized.onnx, {"x": x}))
     step = np.abs(outputs(bench.source, {"x": x})).max() / 127
     assert difference.max() < 1.5 * step
+
+
+@pytest.mark.parametrize("method", ["Static", "Dynamic"])
+@pytest.mark.parametrize(
+    ("flags", "config", "reduced"),
+    [
+        (["avx2"], {}, True),
+        (["avx2", "avx512f"], {}, True),
+        (["avx2", "avx_vnni"], {}, False),
+        (["avx2", "avx512f", "avx512_vnni"], {}, False),
+        (["asimddp"], {}, False),
+        (["avx2"], {"weight_type": "UInt8"}, False),
+        (["avx2"], {"reduce_range": "Never"}, False),
+        (["avx2", "avx_vnni"], {"reduce_range": "Always"}, True),
+    ],
+    ids=str,
+)
+def test_the_cpus_flags_decide_how_many_bits_weights_have(
+    tmp_path: Path,
+    method: str,
+    flags: list[str],
+    config: dict[str, str],
+    reduced: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "hardware", lambda: Hardware(flags=flags))
+    product = '<ir_version: 8, opset_import: ["" : 15]> net (float[N,16] x) => (float[N,16] y) { y = MatMul (x, w) }'
+    bench = workbench(tmp_path, product, {"w": normal(16, 16)}, normal(20, 16))
+    quantized = onnx.load(bench.quantize(method=method, per_channel=False, **config).onnx)
+    (weights,) = (numpy_helper.to_array(one) for one in quantized.graph.initializer if one.name == "w_quantized")
+    assert (np.ptp(weights.astype(int)) <= 2**7) == reduced
+    assert ("weights of 7 bits" in bench.notes[0]) == reduced
+    assert ("as this CPU has no VNNI" in bench.notes[0]) == (reduced and not config)
 
 
 @pytest.mark.parametrize("method", ["Static", "Dynamic"])
