@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 
 from builders import Quality, World, interval, make_job
 from reports import ENDINGS, ended
+from trimtab.api.model import Metric
 from trimtab.api.report import JobReport, TrialWork
 from trimtab.api.status import CandidateStatus, TrialStatus
 from trimtab.api.work import Report, Stage, StepReport
@@ -157,6 +158,27 @@ def test_an_interval_is_a_bar_on_the_scale_of_its_axis() -> None:
     assert ends & {(bar["x1"], bar["x2"]) for bar in bars}
     upright = [bar for bar in bars if bar["x1"] == bar["x2"] and bar["y1"] != bar["y2"]]
     assert len(upright) == 1, "the claim's"
+
+
+def test_what_the_result_was_made_of_is_told_in_every_form() -> None:
+    found = report("winner")
+    assert found.winner
+    assert found.lineage.hardware
+    digests = [found.lineage.model, *(split.digest for split in found.asked.data if split.digest)]
+    assert len(digests) > 1
+    facts = [*digests, found.lineage.hardware.cpu, "avx2", "onnxruntime 1.31.1", *found.winner.load.splitlines()]
+    for said in ("".join(Page(html(found)).text), markdown(found)):
+        assert not [fact for fact in facts if fact not in said]
+
+
+def test_the_area_of_a_mark_is_its_size() -> None:
+    drawn = re.findall(r"<title>([^:]+): [^<]*</title><circle [^>]*r=\"([\d.]+)\"", plot("winner"))
+    radii = {name: float(radius) for name, radius in drawn}
+    sizes = {c.name: float(c.metrics[Metric.SIZE]) for c in report("winner").candidates if c.name in radii}
+    largest = max(sizes, key=lambda name: sizes[name])
+    areas = {name: (radius / radii[largest]) ** 2 for name, radius in radii.items()}
+    assert areas == pytest.approx({name: size / sizes[largest] for name, size in sizes.items()}, abs=0.02)
+    assert min(areas.values()) < 0.5
 
 
 def test_a_ruined_candidate_is_drawn_on_the_edge_and_said() -> None:
