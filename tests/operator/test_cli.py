@@ -53,6 +53,10 @@ def test_every_command_has_help(command: list[str]) -> None:
             ["run", "unwritable.yaml", "--volume", "models=.", "--volume", "data=."],
             "spec.publish.uri: file:///proc/x: cannot be written: No such file or directory; name another folder",
         ),
+        (
+            ["run", "unpublished.yaml", "--volume", "models=.", "--volume", "data=.", "--out", "/proc/x"],
+            "--out /proc/x: cannot be written: No such file or directory; name another folder",
+        ),
         (["run", "paused.yaml"], "spec.suspend: true: nothing would run; set it to false"),
         (
             ["run", "good.yaml"],
@@ -64,6 +68,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[s
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(job_dict(serch={})))
     (tmp_path / "good.yaml").write_text(yaml.safe_dump(job_dict()))
     (tmp_path / "unwritable.yaml").write_text(yaml.safe_dump(job_dict(publish={"uri": "file:///proc/x"})))
+    (tmp_path / "unpublished.yaml").write_text(yaml.safe_dump(job_dict(publish=None)))
     (tmp_path / "paused.yaml").write_text(yaml.safe_dump(job_dict(suspend=True)))
     shown = subprocess.run(
         [sys.executable, "-m", "trimtab", *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
