@@ -2,8 +2,8 @@
 
 Olive decides: it prepares the graph, searches static and dynamic quantization over all that its pass calls searchable
 (the operators are not among it) with its own TPE, scores each model on the evaluation split, times it, and names the
-best that keeps the goal. Its winner is copied to MODEL; where it
-names none, that is its result. Nothing of this repository is imported: the environment has only Olive.
+best that keeps the goal. Its winner is copied to MODEL; where it names none, that is its result. Nothing of this
+repository is imported: the environment has only Olive.
 """
 
 from __future__ import annotations

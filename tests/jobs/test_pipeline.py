@@ -15,6 +15,7 @@ from bad_inputs import make_model
 from trimtab.api.model import EngineName, ModelFormat
 from trimtab.api.techniques import Step
 from trimtab.api.work import Report, Task
+from trimtab_jobs import pipeline
 from trimtab_jobs.desk import Desk
 from trimtab_jobs.engines import EngineOptions, engine
 from trimtab_jobs.errors import NotApplicable
@@ -77,6 +78,20 @@ CHANGES = {
 def test_what_a_step_depends_on_is_in_its_key(context: Context, change: dict[str, Any]) -> None:
     other = dataclasses.replace(context, **change)
     assert other.key("sha256:parent", "quantize", {}) != context.key("sha256:parent", "quantize", {})
+
+
+def test_what_is_done_to_which_model_by_which_code_is_in_its_key(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, object]] = [
+        ("sha256:parent", "quantize", {}),
+        ("sha256:other", "quantize", {}),
+        ("sha256:parent", "nncf", {}),
+        ("sha256:parent", "quantize", {"perChannel": [False]}),
+    ]
+    keys = {context.key(*one) for one in asked}
+    monkeypatch.setattr(pipeline, "_code", lambda: "another build's")
+    assert len(keys | {context.key(*one) for one in asked}) == 2 * len(asked)
 
 
 @pytest.mark.parametrize("field", ["flags", "versions"])
