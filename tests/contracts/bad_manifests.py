@@ -247,6 +247,16 @@ CASES = (
     Case(JOB, {"spec.techniques.1.distill.epochs.max": REMOVED}, "give either values, or min and max"),
     Case(JOB, {"spec.techniques.1.distill.learningRate.max": "1e-9"}, "min is above max: the range is empty"),
     Case(JOB, {"spec.techniques.1.distill.epochs.min": 4}, "min is above max: the range is empty"),
+    Case(
+        JOB,
+        {"spec.techniques.2.quantize.calibrationSamples": {"values": [100], "min": 100}},
+        "give either values, or min and max",
+    ),
+    Case(
+        JOB,
+        {"spec.techniques.2.quantize.calibrationSamples": {"min": 300, "max": 100}},
+        "min is above max: the range is empty",
+    ),
     Case(JOB, {"spec.techniques.1.distill.learningRate.min": "0"}, "a Log scale needs min above 0"),
     Case(MONITOR, {"spec.target.model": "my model"}, "'my model' is not a label value such as digits-v2"),
     Case(MONITOR, {"spec.triggers.0.latency": {"max": "5ms"}}, "a trigger names exactly one of drift and latency"),

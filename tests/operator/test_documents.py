@@ -60,6 +60,14 @@ def written(path: Path, content: object) -> Path:
             "spec.techniques[0].prune.ratio: 3 is refused: a mapping of fields is wanted, such as {values: ",
         ),
         (
+            job_dict(techniques=[{"quantize": {"operatorScope": "All"}}]),
+            "spec.techniques[0].quantize.operatorScope: 'All' is refused: a list is wanted: write ['All']",
+        ),
+        (
+            job_dict(techniques=[{"nncf": {"calibrationSamples": {"values": [0]}}}]),
+            "spec.techniques[0].nncf.calibrationSamples.values[0]: 0 is refused: input should be greater than or equal",
+        ),
+        (
             job_dict(model=3),
             "spec.model: 3 is refused: a mapping of fields is wanted, such as {name: value}",
         ),

@@ -37,6 +37,7 @@ def _line(problem: Any, model: type[BaseModel]) -> str:
 _FORMS = {
     "Range": 'such as {values: ["0.3", "0.5"]} or {min: "0.1", max: "0.5"}',
     "IntRange": "such as {values: [2, 4]} or {min: 1, max: 8}",
+    "CountRange": "such as {values: [100, 300]} or {min: 100, max: 500}",
 }
 """How the models are written that people take for a plain value."""
 
@@ -61,6 +62,9 @@ def _expected(problem: Any) -> str:
         return f"is none of {context['expected']}"
     if problem["type"] == "string_type" and type(problem["input"]) in (int, float):
         return 'is a number where text in quotes is wanted, with its unit if it has one, such as "1%", "5ms" or "0.5"'
+    if problem["type"] == "list_type":
+        plain = isinstance(problem["input"], str | int | float)
+        return "is refused: a list is wanted" + (f": write [{_value(problem['input'])}]" if plain else "")
     if problem["type"] == "model_type":
         return (
             f"is refused: a mapping of fields is wanted, {_FORMS.get(context['class_name'], 'such as {name: value}')}"

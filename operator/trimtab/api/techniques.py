@@ -85,6 +85,15 @@ class IntRange(Spec):
     max: int | None = Field(None, ge=0, le=1_000_000, description="The upper end of the interval.")
 
 
+class CountRange(IntRange):
+    """How many of something of which none is no choice: the listed values, or an interval."""
+
+    values: list[Annotated[int, Field(ge=1, le=1_000_000)]] | None = Field(
+        None, min_length=1, max_length=16, description="The values to try."
+    )
+    min: int | None = Field(None, ge=1, le=1_000_000, description="The lower end of the interval.")
+
+
 def fixed(*values: float) -> Range:
     """A Range of the given values, for defaults."""
     return Range(values=[f"{value:g}" for value in values])
@@ -234,8 +243,9 @@ class Quantize(Spec):
     calibrate_method: Choice[CalibrateMethod] = Field(
         [CalibrateMethod.MINMAX], description="How Static turns observed activations into a range."
     )
-    calibration_samples: IntRange = Field(
-        fixed_int(300), description="How many samples, spread over the calibration split, Static observes at most."
+    calibration_samples: CountRange = Field(
+        CountRange(values=[300]),
+        description="How many samples, spread over the calibration split, Static observes at most.",
     )
     max_drop: MaxDrop = None
     max_evaluations: int = Field(
@@ -293,8 +303,9 @@ class Nncf(Spec):
     fast_bias_correction: Choice[bool] = Field(
         [True], description="False corrects biases layer by layer, by running the model: slower, often more accurate."
     )
-    calibration_samples: IntRange = Field(
-        fixed_int(300), description="How many samples, spread over the calibration split, are observed at most."
+    calibration_samples: CountRange = Field(
+        CountRange(values=[300]),
+        description="How many samples, spread over the calibration split, are observed at most.",
     )
     max_drop: MaxDrop = None
     max_evaluations: int = Field(
