@@ -130,6 +130,23 @@ def _no_inputs(folder: Path) -> Spec:
     return {}
 
 
+def _sequence(folder: Path) -> Spec:
+    """What scikit-learn's classifiers are exported with by default is such."""
+    model = make_model()
+    model.graph.node.append(helper.make_node("SequenceConstruct", ["scores"], ["each"]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_sequence_value_info("each", TensorProto.FLOAT, ["N", CLASSES]))
+    onnx.save(model, folder / "model.onnx")
+    return {}
+
+
+def _strings(folder: Path) -> Spec:
+    model = make_model()
+    model.graph.node.insert(0, helper.make_node("Cast", ["text"], ["x"], to=TensorProto.FLOAT))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("text", TensorProto.STRING, ["N", FEATURES]))
+    onnx.save(model, folder / "model.onnx")
+    return {}
+
+
 def _no_file(name: str) -> Callable[[Path], Spec]:
     def spoil(folder: Path) -> Spec:
         (folder / name).unlink()
@@ -200,6 +217,8 @@ CASES: dict[str, Case] = {
     "custom-operator": Case(_model(activation="Mystery", domain="acme"), ("model.uri", "acme:Mystery", "standard")),
     "unknown-operator": Case(_model(activation="Mystery"), ("model.uri", "Mystery", "standard")),
     "no-inputs": Case(_no_inputs, ("model.uri", "no inputs", "export it")),
+    "answers-in-a-sequence": Case(_sequence, ("model.uri", "'each' is a sequence", "zipmap=False")),
+    "takes-strings": Case(_strings, ("model.uri", "'text' takes strings", "out of the graph")),
     "fixed-batch": Case(_model(batch=16), ("model.uri", "float32[16,8]", "dynamic first axis")),
     "data-missing": Case(_no_file("evaluation.npz"), ("data.evaluation", "evaluation.npz", "check the address")),
     "data-truncated": Case(_truncated_data, ("data.evaluation", "evaluation.npz", "numpy.savez")),

@@ -43,6 +43,7 @@ def import_source(_source: ModelSource, path: Path, _code: Path | None, out: Pat
         shutil.copyfile(data, out / name)
     shutil.copyfile(path, out / ONNX_FILE)
     _check_loads(out / ONNX_FILE, path)
+    _check_types(out / ONNX_FILE, path)
     _check_inputs(out / ONNX_FILE, path)
     return Model(out, ModelFormat.ONNX).save_manifest()
 
@@ -91,6 +92,24 @@ def _check_loads(model: Path, title: Path) -> None:
         onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class
         raise _refuse(title, _explain(str(error))) from None
+
+
+def _check_types(model: Path, title: Path) -> None:
+    """Splits are arrays of numbers, and so is what answers are compared as."""
+    from onnx import TensorProto
+
+    graph = _parse(model).graph
+    for value in (*graph.input, *graph.output):
+        kind = value.type.WhichOneof("value") or "tensor_type"
+        if kind != "tensor_type":
+            what = kind.removesuffix("_type")
+            remedy = "export it with tensors only; from scikit-learn, with zipmap=False"
+            raise _refuse(title, f"{value.name!r} is a {what} and no tensor: {remedy}")
+    for value in graph.input:
+        if value.type.tensor_type.elem_type == TensorProto.STRING:
+            raise _refuse(
+                title, f"input {value.name!r} takes strings: leave what makes numbers of them out of the graph"
+            )
 
 
 def _check_inputs(model: Path, title: Path) -> None:
