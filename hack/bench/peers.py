@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +61,29 @@ def ort_static(problem: Problem, out: Path) -> Model:
 
 
 def ort_static_tuned(problem: Problem, out: Path) -> Model:
-    """Preprocessed, only what computes, and the best of three calibrators; per tensor where per channel crashes."""
+    """Preprocessed, only what computes, three calibrators, activations with and without a sign; the best of those six.
+
+    Per tensor where per channel crashes.
+    """
     prepared = preprocessed(problem, out)
 
-    def attempt(method: quantization.CalibrationMethod) -> Attempt:
+    def attempt(method: quantization.CalibrationMethod, activations: quantization.QuantType) -> Attempt:
         def make(folder: Path) -> Model:
             model = Model(folder, ModelFormat.ONNX)
             try:
-                quantize(model, method, per_channel=True)
+                quantize(model, method, activations, per_channel=True)
             except ValueError:  # ONNX Runtime 1.31 compares a bias's scales as if they were one (magika's Gemm)
-                quantize(model, method, per_channel=False)
+                quantize(model, method, activations, per_channel=False)
             return model
 
         return make
 
-    def quantize(model: Model, method: quantization.CalibrationMethod, per_channel: bool) -> None:
+    def quantize(
+        model: Model,
+        method: quantization.CalibrationMethod,
+        activations: quantization.QuantType,
+        per_channel: bool,
+    ) -> None:
         quantization.quantize_static(
             prepared,
             model.file,
@@ -82,13 +91,13 @@ def ort_static_tuned(problem: Problem, out: Path) -> Model:
             op_types_to_quantize=COMPUTE,
             per_channel=per_channel,
             reduce_range=saturates(),
+            activation_type=activations,
             calibrate_method=method,
         )
 
-    methods = quantization.CalibrationMethod
-    return best(
-        problem, out, EngineName.ONNXRUNTIME, map(attempt, (methods.MinMax, methods.Entropy, methods.Percentile))
-    )
+    methods, types = quantization.CalibrationMethod, quantization.QuantType
+    settings = product((methods.MinMax, methods.Entropy, methods.Percentile), (types.QUInt8, types.QInt8))
+    return best(problem, out, EngineName.ONNXRUNTIME, starmap(attempt, settings))
 
 
 def ort_dynamic(problem: Problem, out: Path) -> Model:
