@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("stories")  # or its checks would fail without saying what they saw
+
 ALLOWED = Path(__file__).with_name("skips.txt")
 _unlisted: list[str] = []
 
