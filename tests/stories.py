@@ -201,11 +201,11 @@ async def _swept(client: Client, namespace: str) -> bool:
 
 
 async def _calm(client: Client, namespace: str) -> bool:
-    """The alert is over, its job has ended, and the monitor says no more than that it watches."""
+    """The alert is over, its job has ended, and the monitor, which knows it, says no more than that it watches."""
     monitor = await objects.get(client, objects.MODEL_MONITORS, namespace, "magika")
     status = monitor.get("status", {})
-    resolved = [trigger["state"] for trigger in status.get("triggers", [])] == ["Resolved"]
-    return resolved and status.get("state") == "Watching" and await _swept(client, namespace)
+    resolved = [(trigger["state"], bool(trigger.get("job"))) for trigger in status.get("triggers", [])]
+    return resolved == [("Resolved", True)] and status.get("state") == "Watching" and await _swept(client, namespace)
 
 
 JOB = Story(a_job, _swept, Counter(TOLD))
