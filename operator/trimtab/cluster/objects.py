@@ -24,7 +24,7 @@ from trimtab.manifests import controller_of
 FIELD_MANAGER = "trimtab"
 NOTE_LIMIT = 1024
 METADATA_PAGE = 1000
-"""A fifth of what a page of whole objects takes, though it holds five times as many."""
+"""Objects at a time where only their metadata is sent."""
 
 
 @dataclass(frozen=True)
