@@ -43,8 +43,9 @@ def import_source(_source: ModelSource, path: Path, _code: Path | None, out: Pat
         shutil.copyfile(data, out / name)
     shutil.copyfile(path, out / ONNX_FILE)
     _check_loads(out / ONNX_FILE, path)
-    _check_types(out / ONNX_FILE, path)
-    _check_inputs(out / ONNX_FILE, path)
+    graph = _parse(out / ONNX_FILE).graph
+    _check_types(graph, path)
+    _check_inputs(graph, path)
     return Model(out, ModelFormat.ONNX).save_manifest()
 
 
@@ -63,7 +64,10 @@ def external_files(path: Path) -> list[str]:
 
 def inputs(model: Path) -> list[Input]:
     """What a split must feed: the inputs of the graph that no initializer fills."""
-    graph = _parse(model).graph
+    return _fed(_parse(model).graph)
+
+
+def _fed(graph: Any) -> list[Input]:
     constants = {initializer.name for initializer in graph.initializer}
     return [_described(value) for value in graph.input if value.name not in constants]
 
@@ -94,11 +98,10 @@ def _check_loads(model: Path, title: Path) -> None:
         raise _refuse(title, _explain(str(error))) from None
 
 
-def _check_types(model: Path, title: Path) -> None:
+def _check_types(graph: Any, title: Path) -> None:
     """Splits are arrays of numbers, and so is what answers are compared as."""
     from onnx import TensorProto
 
-    graph = _parse(model).graph
     for value in (*graph.input, *graph.output):
         kind = value.type.WhichOneof("value") or "tensor_type"
         if kind != "tensor_type":
@@ -112,8 +115,8 @@ def _check_types(model: Path, title: Path) -> None:
             )
 
 
-def _check_inputs(model: Path, title: Path) -> None:
-    given = inputs(model)
+def _check_inputs(graph: Any, title: Path) -> None:
+    given = _fed(graph)
     if not given:
         raise _refuse(title, "its graph has no inputs: export it with the data as an input")
     for one in given:
