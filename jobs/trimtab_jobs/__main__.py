@@ -27,6 +27,7 @@ from trimtab.api.work import (
     Report,
     Task,
 )
+from trimtab_jobs import logs
 from trimtab_jobs.errors import Crashed, OutOfSpace
 from trimtab_jobs.ranks import helps
 from trimtab_jobs.run import failed, run
@@ -52,8 +53,7 @@ def _set_up() -> None:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)  # its warnings are written by native code, past all of Python
-    logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(message)s")
-    logging.getLogger("trimtab_jobs").setLevel(logging.INFO)
+    logs.to_stdout()
     logging.captureWarnings(True)
     signal.signal(signal.SIGTERM, _end)
     # Read when torch loads OpenMP: threads that wait for each other shall sleep. Spinning ones took 21 s in place of

@@ -17,7 +17,6 @@ takes the others with it, here because torchrun ends them and in other pods beca
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import signal
@@ -31,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.api.runtime import Distributed
 from trimtab.api.work import TASK_VARIABLE, Task
-from trimtab_jobs import errors
+from trimtab_jobs import errors, logs
 from trimtab_jobs.bucket_store import open_store
 from trimtab_jobs.data import Splits
 from trimtab_jobs.errors import InvalidInput, Temporary, WorkFailure
@@ -193,8 +192,7 @@ def _last_words(failures: Mapping[int, Any], logs: Path) -> str:
 
 def rank(place: Place) -> int:
     """One of the processes that train together."""
-    logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(message)s")
-    logging.getLogger("trimtab_jobs").setLevel(logging.INFO)
+    logs.to_stdout()
     number, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     try:
         left = _trained(Task.asked(os.environ[TASK_VARIABLE]), place, Path(place.folder, f"rank-{number}"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 import sys
 
@@ -11,6 +10,7 @@ import uvicorn
 from prometheus_client import disable_created_metrics
 
 from trimtab.api.work import INVALID_INPUT_EXIT
+from trimtab_jobs import logs
 from trimtab_jobs.drift.calibration import WINDOWS
 from trimtab_jobs.errors import WorkFailure
 from trimtab_jobs.files import SharedFolder
@@ -29,8 +29,7 @@ GRACE_SECONDS = 10
 def main(arguments: list[str]) -> int:
     """Serve until SIGTERM. Returns the exit code."""
     given = _parser().parse_args(arguments)
-    logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("trimtab_jobs").setLevel(logging.INFO)
+    logs.to_stdout("%(asctime)s %(levelname)s %(message)s")
     try:
         folder = resolve(given.source, "--from")
         capture = SharedFolder(resolve(given.capture, "--capture"), "--capture") if given.capture else None
