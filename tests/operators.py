@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import kopf
+import pytest
 
 from builders import job_dict, make_runtime, report_for, scopes
+from trimtab import handlers
 from trimtab.api.work import Report, Task
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
@@ -70,6 +73,18 @@ async def in_a_thread(operator: Callable[[], Coroutine[Any, Any, None]]) -> Asyn
         thread.join()
     if not task.cancelled():
         task.result()
+
+
+def adapt_kopf(monkeypatch: pytest.MonkeyPatch, change: Callable[[kopf.OperatorSettings], None]) -> None:
+    """Change what kopf is told in operators of this process."""
+    settings = handlers._kopf_settings
+
+    def changed() -> kopf.OperatorSettings:
+        made = settings()
+        change(made)
+        return made
+
+    monkeypatch.setattr(handlers, "_kopf_settings", changed)
 
 
 async def fetch(port: int, path: str) -> str:

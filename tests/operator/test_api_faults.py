@@ -21,7 +21,7 @@ import pytest
 import apiserver
 from faulty import Fault, Faulty, Judge, divert, faulty, kind_of, nothing, through
 from kubelet import node
-from operators import answer, fetch, free_port, in_a_thread, process, published, submit
+from operators import adapt_kopf, answer, fetch, free_port, in_a_thread, process, published, submit
 from stories import JOB, MONITOR, Life, Story, listed, live
 from trimtab import handlers
 from trimtab.cluster import client as client_module
@@ -79,17 +79,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers, "GAP_SECONDS", 0.05)
     monkeypatch.setattr(handlers, "RETRY_SECONDS", 0.5)
     divert(monkeypatch)
-
-
-def adapt_kopf(monkeypatch: pytest.MonkeyPatch, change: Callable[[kopf.OperatorSettings], None]) -> None:
-    settings = handlers._kopf_settings
-
-    def changed() -> kopf.OperatorSettings:
-        made = settings()
-        change(made)
-        return made
-
-    monkeypatch.setattr(handlers, "_kopf_settings", changed)
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:

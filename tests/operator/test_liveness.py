@@ -9,12 +9,11 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-import kopf
 import pytest
 
 from faulty import Fault, divert, faulty, kind_of, nothing, through
 from kubelet import cuttable
-from operators import fetch, free_port, in_a_thread, submit
+from operators import adapt_kopf, fetch, free_port, in_a_thread, submit
 from trimtab import handlers
 from trimtab.api.names import MANAGED_LABEL
 from trimtab.cluster import objects
@@ -36,13 +35,9 @@ def test_a_silent_watch_is_renewed_and_one_that_stays_silent_is_noticed(
 ) -> None:
     """Only kopf's watches go through the proxy; what the operator calls itself is answered."""
     port = free_port()
-    settings, credentials = handlers._kopf_settings, Client.credentials
+    credentials = Client.credentials
     monkeypatch.setattr("trimtab.feeds.AUDIT_SECONDS", 0.5)
-
-    def impatient() -> kopf.OperatorSettings:
-        made = settings()
-        made.watching.inactivity_timeout = 3
-        return made
+    adapt_kopf(monkeypatch, lambda settings: setattr(settings.watching, "inactivity_timeout", 3))
 
     async def main() -> None:
         async with await Client.connect() as client, cuttable() as (_, proxy, _calls):
@@ -50,7 +45,6 @@ def test_a_silent_watch_is_renewed_and_one_that_stays_silent_is_noticed(
             async def through_the_proxy(self: Client) -> dict[str, Any]:
                 return await credentials(self) | {"server": f"https://127.0.0.1:{proxy.port}"}
 
-            monkeypatch.setattr(handlers, "_kopf_settings", impatient)
             monkeypatch.setattr(Client, "credentials", through_the_proxy)
             watching = Settings(watch_namespaces=[namespace], http_port=port)
             async with in_a_thread(partial(handlers.operate, watching)):
