@@ -107,13 +107,11 @@ Told = tuple[bool | None, Reason, str]
 def _told(job: OptimizationJob, told: dict[ConditionType, Told], now: datetime) -> OptimizationJobStatus:
     conditions = list(job.status.conditions)
     for kind, (holds, reason, message) in told.items():
-        new = Condition(
-            type=kind.value,
-            status="Unknown" if holds is None else str(holds),
-            observed_generation=job.metadata.generation,
-            reason=reason.value,
-            message=message,
-        )
+        status = "Unknown" if holds is None else str(holds)
+        known = find(conditions, kind)
+        if known and (known.status, known.reason, known.message) == (status, reason, message):
+            continue  # as most are at every turn
+        new = Condition(type=kind.value, status=status, reason=reason.value, message=message)
         conditions = with_condition(conditions, new, now)
     told_of = job.status.model_copy(update={"conditions": conditions, "progress": _progress(job)})
     return seen(job.model_copy(update={"status": told_of}))

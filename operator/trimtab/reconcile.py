@@ -17,7 +17,7 @@ from math import inf
 from typing import Any
 
 from trimtab import narrate, plan
-from trimtab.api.job import OptimizationJob
+from trimtab.api.job import Algorithm, OptimizationJob
 from trimtab.api.names import Reason
 from trimtab.api.quantities import parse_duration
 from trimtab.api.runtime import OptimizationRuntime
@@ -235,7 +235,7 @@ def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRunti
             break
         index = _free_index(trials)
         exploration = exploration or explore(job)
-        point = propose(exploration, search.seed, index, _history(job, trials))
+        point = propose(exploration, search.seed, index, _history(job, trials, exploration.algorithm))
         if point is None:
             stopped = SPACE_TRIED
             break
@@ -284,8 +284,11 @@ def _keep_running(
         return trial.model_copy(update={"state": TrialState.FAILED, "message": str(ended)}), ()
 
 
-def _history(job: OptimizationJob, trials: list[TrialStatus]) -> list[Tried]:
+def _history(job: OptimizationJob, trials: list[TrialStatus], algorithm: Algorithm) -> list[Tried]:
+    """What was tried, with scores where the algorithm goes by them: every proposal takes them anew."""
     baseline, *tried = trials
+    if algorithm != Algorithm.BAYESIAN:
+        return [Tried(trial.settings) for trial in tried]
     history = []
     for trial in tried:
         measured = any(candidate.metrics for candidate in trial.candidates)

@@ -219,8 +219,6 @@ def without_idle(point: Point) -> Point:
     idle = tuple(
         name.removesuffix("enabled") for name, value in point.items() if name.endswith(".enabled") and value == "false"
     )
-    return {
-        name: value
-        for name, value in point.items()
-        if name.endswith(".enabled") or not name.startswith(idle or ("\0",))
-    }
+    if not idle:
+        return point
+    return {name: value for name, value in point.items() if name.endswith(".enabled") or not name.startswith(idle)}
