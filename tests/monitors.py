@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from builders import NOW, job_dict
@@ -12,7 +13,7 @@ from trimtab.api.job import OptimizationJob
 from trimtab.api.monitor import ModelMonitor
 from trimtab.api.status import Condition, OptimizationJobStatus
 from trimtab.conditions import timestamp
-from trimtab.decisions import Event, MonitorDecision
+from trimtab.decisions import Event, MonitorDecision, Refusal
 from trimtab.monitoring import reconcile_monitor, record
 
 RUNBOOKS = "https://wiki.example/trimtab"
@@ -49,6 +50,8 @@ class MonitorWorld:
     jobs: dict[str, OptimizationJob] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     now: datetime = NOW
+    forbidden: Refusal | None = None
+    """Why no job can be created."""
 
     def receive(self, *alerts: Alert) -> None:
         self._store(status=record(self.monitor.status, alerts, self.now))
@@ -75,7 +78,10 @@ class MonitorWorld:
 
     def reconcile(self, killed: bool = False) -> MonitorDecision:
         """One turn; with `killed` the operator dies between creating a job and writing the status."""
-        decision = reconcile_monitor(self.monitor, tuple(self.jobs.values()), self.now, RUNBOOKS)
+        decide = partial(reconcile_monitor, self.monitor, tuple(self.jobs.values()), self.now, RUNBOOKS)
+        decision = decide()
+        if decision.create and self.forbidden:
+            decision = decide(self.forbidden)
         if decision.create:
             self.jobs.setdefault(decision.create.metadata.name, decision.create)
         if not killed:

@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -33,18 +35,18 @@ from pydantic import BaseModel, ValidationError
 from trimtab.admission import admit
 from trimtab.api.job import ObjectMeta, OptimizationJob
 from trimtab.api.monitor import ModelMonitor
-from trimtab.api.names import JOB_UID_LABEL, ConditionType, MonitorConditionType, Reason
+from trimtab.api.names import JOB_UID_LABEL, MANAGED_LABEL, ConditionType, MonitorConditionType, Reason
 from trimtab.api.problems import problems
 from trimtab.api.runtime import ClusterOptimizationRuntime, OptimizationRuntime
 from trimtab.api.status import Condition, OptimizationJobStatus
 from trimtab.api.work import ErrorKind, Report, WorkError
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
-from trimtab.cluster.pods import Pods
+from trimtab.cluster.pods import Pods, unreadable
 from trimtab.cluster.records import JobRecord, record_of
 from trimtab.conditions import is_finished, with_condition
 from trimtab.decisions import Decision, Observed, ObservedWork, Refusal, Work, WorkState
-from trimtab.errors import Forbidden, OverQuota, Refused
+from trimtab.errors import Forbidden, OverQuota, Refused, Told
 from trimtab.harvest import Outcomes
 from trimtab.manifests import (
     job_manifest,
@@ -131,13 +133,10 @@ class Controller:
         if forbidden:  # once the status is written; the queue tries again, ever more rarely, and at the deadline
             if decision.requeue_after is not None:
                 self._queue.add(key, decision.requeue_after)
-            raise Forbidden(forbidden.message)
+            raise Told(forbidden.message)
         if decision.create or written or deleted:
             self._queue.add(key)
-        return _soonest(
-            decision.requeue_after,
-            self.pods.next_look(self._world.works.of(job.metadata.namespace, job.metadata.uid), now),
-        )
+        return _soonest(decision.requeue_after, self._next_look(job, now))
 
     async def _decide(self, key: Key, job: OptimizationJob, now: datetime) -> tuple[Decision, Refusal | None]:
         """What to do, with the work started that is to run, and why some of it could not be.
@@ -145,11 +144,12 @@ class Controller:
         That is in the status of the same turn: were it told by the next one, an operator that starts anew would take it
         back only to find it again.
         """
-        runtime = self._runtime(job)
-        decision = reconcile(job, Observed(runtime, await self._works(key, job, now)), now)
-        forbidden = await self._start_all(key, job, runtime, decision.create)
+        observed = await self._observe(key, job, now)
+        decision = reconcile(job, observed, now)
+        forbidden = await self._start_all(key, job, observed.runtime, decision.create)
         if forbidden:
-            decision = reconcile(job, Observed(runtime, await self._works(key, job, now), forbidden), now)
+            observed = await self._observe(key, job, now)
+            decision = reconcile(job, replace(observed, forbidden=forbidden), now)
         return decision, forbidden
 
     async def _retire(self, key: Key, job: OptimizationJob, decision: Decision) -> None:
@@ -168,7 +168,9 @@ class Controller:
     async def _sweep(self, namespace: str, uid: str, records: Sequence[JobRecord]) -> None:
         """One call for all its Jobs, unless a Job that is somebody else's has their label."""
         if (namespace, uid) not in self._world.disguised:
-            await objects.delete_all(self._client, objects.JOBS, namespace, f"{JOB_UID_LABEL}={uid}")
+            await objects.delete_all(
+                self._client, objects.JOBS, namespace, f"{JOB_UID_LABEL}={uid},{MANAGED_LABEL}=true"
+            )
             return
         for record in records:
             await objects.delete(self._client, objects.JOBS, namespace, record.name, uid=record.uid)
@@ -180,17 +182,31 @@ class Controller:
             read(OptimizationJob, owned)
             for owned in self._world.owned_jobs(monitor.metadata.namespace, monitor.metadata.uid)
         ]
-        decision = reconcile_monitor(monitor, jobs, self._clock(), self._runbooks)
+        decide = partial(reconcile_monitor, monitor, jobs, self._clock(), self._runbooks)
+        decision = decide()
         await self._apply_rule(key, rule_manifest(decision.status.rule, decision.rule, monitor))
-        if decision.create:
-            manifest = optimization_job_manifest(decision.create, monitor)
-            stored = await objects.create(self._client, objects.OPTIMIZATION_JOBS, manifest)
-            self._world.shelves[Kind.JOB].put(stored)
-            self._queue.add(Key(Kind.JOB, name_of(stored)))
+        forbidden = await self._start_job(monitor, decision.create)
+        if forbidden:
+            decision = decide(forbidden)
         written = await self._statuses.write(key, monitor.metadata, monitor.status, decision.status, decision.events)
+        if forbidden:
+            raise Told(forbidden.message)
         if decision.create or written:
             self._queue.add(key)
         return _soonest(decision.requeue_after, RULE_AGE.total_seconds())
+
+    async def _start_job(self, monitor: ModelMonitor, job: OptimizationJob | None) -> Refusal | None:
+        """Create the OptimizationJob that a monitor asks for, if it does, and say why the API server did not let it."""
+        if job is None:
+            return None
+        try:
+            manifest = optimization_job_manifest(job, monitor)
+            stored = await objects.create(self._client, objects.OPTIMIZATION_JOBS, manifest)
+        except (Forbidden, Refused) as error:
+            return _refusal(error)
+        self._world.shelves[Kind.JOB].put(stored)
+        self._queue.add(Key(Kind.JOB, name_of(stored)))
+        return None
 
     def _runtime(self, job: OptimizationJob) -> OptimizationRuntime | Refusal:
         """One runtime that cannot be read may be what bounds the others, so while it is there none is given."""
@@ -216,12 +232,21 @@ class Controller:
         found: M = known[1]
         return found
 
-    async def _works(self, key: Key, job: OptimizationJob, now: datetime) -> tuple[ObservedWork, ...]:
+    async def _observe(self, key: Key, job: OptimizationJob, now: datetime) -> Observed:
+        """The world around a job. Next to work that nobody here understands, nothing is started."""
         over = set(self._forget(job.metadata, job.status))
         of_this = self._world.works.of(job.metadata.namespace, job.metadata.uid)
-        records = [record for record in of_this if record.uid not in over]
+        problems = {record: unreadable(record) for record in of_this if record.uid not in over}
+        works = await self.pods.observe([record for record, problem in problems.items() if not problem], now)
+        strange = next(filter(None, problems.values()), "")
+        runtime = Refusal(Reason.INVALID_INPUT, strange) if strange else self._runtime(job)
         refused = [seen for seen in self._refused.get(key, {}).values() if seen.work.task.job.uid == job.metadata.uid]
-        return (*await self.pods.observe(records, now), *refused)
+        return Observed(runtime, (*works, *refused))
+
+    def _next_look(self, job: OptimizationJob, now: datetime) -> float | None:
+        records = self._world.works.of(job.metadata.namespace, job.metadata.uid)
+        active = [record for record in records if record.state == WorkState.ACTIVE and not unreadable(record)]
+        return self.pods.next_look(active, now)
 
     def _forget(self, about: ObjectMeta, status: OptimizationJobStatus) -> list[str]:
         """Forget what became of Jobs whose outcome is in the status: 13 kB each, of thousands. Returns their UIDs."""
@@ -241,8 +266,7 @@ class Controller:
                 assert not isinstance(runtime, Refusal)
                 await self._start(key, job, runtime, work)
         except Forbidden as error:
-            reason = Reason.QUOTA_EXCEEDED if isinstance(error, OverQuota) else Reason.FORBIDDEN
-            return Refusal(reason, str(error))
+            return _refusal(error)
         return None
 
     async def _start(self, key: Key, job: OptimizationJob, runtime: OptimizationRuntime, work: Work) -> None:
@@ -302,6 +326,12 @@ def _refused_work(work: Work, message: str) -> ObservedWork:
     error = WorkError(kind=ErrorKind.PERMANENT, reason=Reason.INVALID_INPUT.value, message=message)
     report = Report(stage=work.task.stage, trial=work.task.trial, error=error)
     return ObservedWork(work, WorkState.FAILED, report)
+
+
+def _refusal(error: Forbidden | Refused) -> Refusal:
+    if isinstance(error, Refused):
+        return Refusal(Reason.INVALID_INPUT, str(error))
+    return Refusal(Reason.QUOTA_EXCEEDED if isinstance(error, OverQuota) else Reason.FORBIDDEN, str(error))
 
 
 def _soonest(*waits: float | None) -> float | None:

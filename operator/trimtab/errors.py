@@ -9,7 +9,8 @@ ClusterError
     ├── AlreadyExists 409 to a create
     ├── Expired       410: a watch must begin with a new list
     ├── Forbidden     401 and 403: RBAC, a quota or an admission policy
-    │   └── OverQuota 403, in the words of a ResourceQuota
+    │   ├── OverQuota 403, in the words of a ResourceQuota
+    │   └── Told      what the object's status tells of: to be tried again, and no failure of ours
     └── Refused       any other 4xx, above all 422: the API server finds the object invalid
 """
 
@@ -60,6 +61,10 @@ class Forbidden(Permanent):
 
 
 class OverQuota(Forbidden):
+    pass
+
+
+class Told(Forbidden):
     pass
 
 

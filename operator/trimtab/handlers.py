@@ -211,7 +211,7 @@ def _timed(
     handle: Callable[[Key], Awaitable[float | None]], metrics: Metrics
 ) -> Callable[[Key], Awaitable[float | None]]:
     async def timed(key: Key) -> float | None:
-        with metrics.reconciles.labels(key.kind).time(), metrics.failures.labels(key.kind).count_exceptions():
+        with metrics.reconciles.labels(key.kind).time(), metrics.failing(key.kind):
             return await handle(key)
 
     return timed

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +28,7 @@ from prometheus_client.registry import Collector
 
 from trimtab.api.status import Outcome, TrialState
 from trimtab.cluster.records import JobRecord
+from trimtab.errors import Told
 
 Items = Callable[[], Iterable[Mapping[str, Any]]]
 Works = Callable[[], Iterable[JobRecord]]
@@ -63,6 +65,17 @@ class Metrics:
     def called(self, verb: str, resource: str, code: int) -> None:
         """For `cluster.client.Client`."""
         self.calls.labels(verb, resource, code).inc()
+
+    @contextmanager
+    def failing(self, kind: str) -> Iterator[None]:
+        """Count a turn that fails. One that waits for a tenant's quota does not: its own status says so."""
+        try:
+            yield
+        except Told:
+            raise
+        except Exception:
+            self.failures.labels(kind).inc()
+            raise
 
     def watch_leader(self, leads: Callable[[], bool]) -> None:
         gauge = Gauge("trimtab_leader", "1 for the replica that acts, 0 for the others.", registry=self.registry)

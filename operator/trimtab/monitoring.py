@@ -44,7 +44,7 @@ from trimtab.api.names import (
 from trimtab.api.quantities import parse_duration
 from trimtab.api.status import Condition
 from trimtab.conditions import find, is_finished, is_true, parse_timestamp, timestamp, with_condition
-from trimtab.decisions import Event, MonitorDecision
+from trimtab.decisions import Event, MonitorDecision, Refusal
 from trimtab.rules import action_for, rule_file
 
 
@@ -61,11 +61,19 @@ class Hold:
 
 
 def reconcile_monitor(
-    monitor: ModelMonitor, jobs: Sequence[OptimizationJob], now: datetime, runbooks: str
+    monitor: ModelMonitor,
+    jobs: Sequence[OptimizationJob],
+    now: datetime,
+    runbooks: str,
+    forbidden: Refusal | None = None,
 ) -> MonitorDecision:
-    """Decide. Pure; `jobs` are those that carry the monitor's UID as a label. Deciding again changes nothing."""
+    """Decide. Pure; `jobs` are those that carry the monitor's UID as a label. Deciding again changes nothing.
+
+    `forbidden` is why the job of the decision before could not be created: a quota, a role, a template that is invalid.
+    """
     known = monitor.model_copy(update={"status": _released(_adopt(monitor.status, jobs, now), jobs)})
-    hold = _hold(known, jobs, now)
+    denied = Hold(forbidden.reason, forbidden.message) if forbidden else None
+    hold = _hold(known, jobs, now) or denied
     waiting = _waiting(known.status)
     create = _job(known, waiting[0]) if waiting and not hold else None
     if create:

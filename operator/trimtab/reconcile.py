@@ -20,7 +20,7 @@ from trimtab import narrate, plan
 from trimtab.api.job import Algorithm, OptimizationJob
 from trimtab.api.names import Reason
 from trimtab.api.quantities import parse_duration
-from trimtab.api.runtime import OptimizationRuntime
+from trimtab.api.runtime import KEPT_SECONDS, OptimizationRuntime
 from trimtab.api.status import OptimizationJobStatus, TrialState, TrialStatus, Verdict
 from trimtab.api.work import ErrorKind, Finalist, Stage
 from trimtab.candidates import baseline_is_best
@@ -82,7 +82,7 @@ def _retire(
     That is one call for all its Jobs. `ttlSecondsAfterFinished` on each would take a PATCH for every result, and
     Kubernetes would delete them while the search goes on, with the logs and the record of failed attempts.
     """
-    kept = None if isinstance(runtime, Refusal) else runtime.spec.ttl_seconds_after_finished
+    kept = KEPT_SECONDS if isinstance(runtime, Refusal) else runtime.spec.ttl_seconds_after_finished
     sweep = _left(job, kept, now)
     expire = _left(job, job.spec.ttl_seconds_after_finished, now)
     later = min((seconds for seconds in (sweep, expire) if 0 < seconds < inf), default=None)

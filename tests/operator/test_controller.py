@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -472,6 +473,57 @@ def test_what_has_ended_is_taken_away_when_its_time_has_come(namespace: str) -> 
                 while (await client.request("GET", objects.OPTIMIZATION_JOBS.path(namespace)))["items"]:
                     await asyncio.sleep(0.1)
                 assert calls["DELETE", "optimizationjobs"] == 1
+
+    asyncio.run(main())
+
+
+def test_the_jobs_of_one_whose_runtime_is_gone_do_not_stay_for_ever(namespace: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client, node(client, namespace, Simulated()):
+            await add_runtime(client, namespace)
+            await submit(client, namespace)
+            async with operator(namespace):
+                await job_where(client, namespace, Complete="Published")
+                await client.request("DELETE", objects.OPTIMIZATION_RUNTIMES.path(namespace, "default"))
+            # What only has the label of its UID is somebody's own, and nobody's to sweep away.
+            uid = (await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, "m"))["metadata"]["uid"]
+            container = {"name": "x", "image": "x"}
+            debugging = {
+                "metadata": {"name": "debugging", "namespace": namespace, "labels": {"trimtab.dev/job-uid": uid}},
+                "spec": {"suspend": True, "template": {"spec": {"restartPolicy": "Never", "containers": [container]}}},
+            }
+            await client.request("POST", objects.JOBS.path(namespace), body=debugging)
+            assert len(await jobs_of(client, namespace)) == 6
+            async with operator(namespace, skew=timedelta(days=1)), asyncio.timeout(60):
+                while await jobs_of(client, namespace) != ["debugging"]:
+                    await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+
+
+def test_work_that_this_version_cannot_read_is_named_and_waited_for(namespace: str) -> None:
+    """An operator that was rolled back finds what the later one started."""
+
+    async def main() -> None:
+        async with await Client.connect() as client:
+            await add_runtime(client, namespace)
+            job = await submit(client, namespace, budget={"deadline": "1h"})
+            manifest = job_manifest(plan.inspect(job, make_runtime(), 0), make_runtime(), job)
+            environment = manifest["spec"]["template"]["spec"]["containers"][0]["env"]
+            task = next(variable for variable in environment if variable["name"] == "TRIMTAB_TASK")
+            task["value"] = json.dumps(json.loads(task["value"]) | {"target": {"engines": ["NewRuntime"]}})
+            await objects.create(client, objects.JOBS, manifest)
+            name = manifest["metadata"]["name"]
+            async with operator(namespace) as life:
+                status = await job_where(client, namespace, Accepted="InvalidInput")
+                told = message(status, "Accepted")
+                assert told.startswith(f"Job {name}: its Task cannot be read: target.engines.0: ")
+                assert told.endswith("run the version of Trimtab that started it, or delete the Job")
+                assert await jobs_of(client, namespace) == [name]
+                await client.request("DELETE", objects.JOBS.path(namespace, name))
+                async with node(client, namespace, Simulated()):
+                    await job_where(client, namespace, Complete="Published")
+                assert life.client.writes
 
     asyncio.run(main())
 

@@ -11,6 +11,7 @@ import pytest
 
 from trimtab.cluster.records import JobRecord
 from trimtab.decisions import WorkState
+from trimtab.errors import Forbidden, OverQuota, Told
 from trimtab.metrics import Metrics, ends
 
 
@@ -82,6 +83,14 @@ def test_gpu_seconds_are_those_of_the_jobs_that_exist() -> None:
     del jobs[0]
     assert value("trimtab_gpu_seconds", {"namespace": "ml"}) == 10.5
     assert value("trimtab_gpu_seconds", {"namespace": "other"}) == 0
+
+
+def test_a_turn_that_waits_for_a_tenant_s_quota_is_no_failure() -> None:
+    metrics = Metrics()
+    for error in (Told("exceeded quota: q"), Forbidden("no role"), OverQuota("exceeded quota: q")):
+        with pytest.raises(Forbidden), metrics.failing("OptimizationJob"):
+            raise error
+    assert metrics.registry.get_sample_value("trimtab_reconcile_failures_total", {"kind": "OptimizationJob"}) == 2
 
 
 def test_what_is_counted_as_it_happens() -> None:

@@ -13,7 +13,8 @@ from builders import NOW
 from monitors import MonitorWorld, make_alert, make_monitor
 from trimtab.alerts import Alert
 from trimtab.api.monitor import TRIGGERS_KEPT, ModelMonitorStatus
-from trimtab.api.names import EventReason
+from trimtab.api.names import EventReason, Reason
+from trimtab.decisions import Refusal
 from trimtab.monitoring import record
 
 LATENCY = "ModelLatencyHigh"
@@ -43,6 +44,15 @@ def jobs_deleted(world: MonitorWorld) -> None:
 
 def spec(**fields: Any) -> Happening:
     return lambda world: world.respecify(**fields)
+
+
+def forbids(reason: Reason | None) -> Happening:
+    """From now on the API server lets the operator create no job, or does again."""
+
+    def happens(world: MonitorWorld) -> None:
+        world.forbidden = Refusal(reason, "POST optimizationjobs: 403") if reason else None
+
+    return happens
 
 
 def nothing(world: MonitorWorld) -> None: ...
@@ -151,6 +161,18 @@ SCENARIOS: dict[str, list[tuple[Happening, Then]]] = {
         (fires(), Then("Suspended", 0)),
         (resolves(), Then("Suspended", 0)),
         (spec(suspend=False), Then("Watching", 0)),
+    ],
+    "what the API server forbids is told, and started when it may be": [
+        (forbids(Reason.QUOTA_EXCEEDED), Then("Watching", 0)),
+        (fires(), Then("QuotaExceeded", 0)),
+        (seconds(7200), Then("QuotaExceeded", 0)),
+        (forbids(None), Then("Reoptimizing", 1)),
+    ],
+    "forbidden until it is over: never started": [
+        (forbids(Reason.FORBIDDEN), Then("Watching", 0)),
+        (fires(), Then("Forbidden", 0)),
+        (resolves(), Then("Watching", 0)),
+        (forbids(None), Then("Watching", 0)),
     ],
     "over before it was seen: never started": [
         (lambda world: (fires()(world), resolves()(world))[0], Then("Watching", 0)),

@@ -588,7 +588,14 @@ def test_what_is_under_way_or_has_no_time_to_live_stays() -> None:
     assert not world.step().expire
     kept = World(make_job())
     kept.run()
-    kept.runtime = None
     kept.now = NOW + timedelta(days=1000)
-    decision = kept.step()
-    assert (decision.sweep, decision.expire, decision.requeue_after) == (False, False, None)
+    assert not kept.step().expire
+
+
+@pytest.mark.parametrize(("days", "sweep"), [(0, False), (1, True)])
+def test_without_its_runtime_an_ended_job_keeps_its_pods_for_a_day(days: int, sweep: bool) -> None:
+    world = World(make_job(), runtime=make_runtime(ttlSecondsAfterFinished=10**6))
+    world.run()
+    world.runtime = None
+    world.now = NOW + timedelta(days=days)
+    assert world.step().sweep == sweep

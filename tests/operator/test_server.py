@@ -21,7 +21,7 @@ from trimtab.api.monitor import ModelMonitor
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.controller import RULE_AGE, Controller
-from trimtab.errors import NotFound
+from trimtab.errors import NotFound, Told
 from trimtab.feeds import Feeds
 from trimtab.metrics import Metrics
 from trimtab.queue import WorkQueue
@@ -341,5 +341,34 @@ def test_the_cooldown_ends_with_a_turn_of_its_own(namespace: str, tmp_path: Path
             assert 500 < wait <= 600
             assert (await it.monitor()).status.state == "CoolingDown"
             assert await it.jobs() == []
+
+    asyncio.run(main())
+
+
+def test_a_job_that_may_not_be_created_is_named_and_waited_for(namespace: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(namespace, tmp_path) as it:
+            none = {"count/optimizationjobs.trimtab.dev": "0"}
+            quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
+            await it.client.request("POST", quotas, body={"metadata": {"name": "q"}, "spec": {"hard": none}})
+            # What its controller counts, which takes minutes to hear of a new kind.
+            counted = {"status": {"hard": none, "used": none}}
+            await it.client.request("PATCH", f"{quotas}/q/status", body=counted, headers=MERGE_PATCH)
+            await it.request("POST", "/alerts", headers=TOKEN, json=it.notification(await it.monitor()))
+            for _ in range(2):
+                with pytest.raises(Told):
+                    await it.turn()
+            waiting = (await it.monitor()).status
+            assert waiting.state == "QuotaExceeded"
+            assert "exceeded quota: q" in waiting.triggers[0].message
+            assert await it.jobs() == []
+            told = (await it.client.request("GET", objects.EVENTS.path(namespace)))["items"]
+            assert [event["reason"] for event in told if event["regarding"]["name"] == "digits"] == ["Suppressed"]
+            await it.client.request("DELETE", f"{quotas}/q")
+            async with asyncio.timeout(60):
+                while not await it.jobs():
+                    with contextlib.suppress(Told):
+                        await it.turn()
+            assert (await it.monitor()).status.state == "Reoptimizing"
 
     asyncio.run(main())

@@ -9,6 +9,7 @@ their claim and `file://` are in `contracts/bad_manifests.py`, links in `jobs/te
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,19 +20,25 @@ import pytest
 import yaml
 
 from builders import NOW, World, job_dict, make_job, make_runtime
-from contracts.bad_manifests import JOB, MONITOR, RUNTIME, Manifest, changed
+from contracts.bad_manifests import JOB, MONITOR, REMOVED, RUNTIME, Manifest, changed
+from operators import create_runtime, free_port, process, submit
 from trimtab import plan
 from trimtab.admission import admit
 from trimtab.alerts import Alert
 from trimtab.api.job import OptimizationJob
 from trimtab.api.monitor import ModelMonitor
+from trimtab.api.names import ATTEMPT_LABEL
 from trimtab.api.runtime import ClusterOptimizationRuntime, OptimizationRuntime
-from trimtab.cluster.client import Client, Object
+from trimtab.api.work import Stage
+from trimtab.cluster import objects
+from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.cluster.records import record_of
 from trimtab.decisions import Refusal
 from trimtab.errors import ClusterError
 from trimtab.manifests import job_manifest
+from trimtab.metrics import Metrics
 from trimtab.monitoring import reconcile_monitor, record
+from trimtab.settings import Settings
 from trimtab.world import RESOURCES, Kind, Works
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -334,6 +341,83 @@ UNKNOWN: tuple[tuple[Manifest, str, Any], ...] = (
     (RUNTIME, "spec.claims.0.subPath", ".."),
     (RUNTIME, "spec.affinity.hostNetwork", True),
 )
+
+
+FAILED: Object = {
+    "startTime": "2026-01-01T00:00:00Z",
+    "conditions": [
+        {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "lastTransitionTime": "2026-01-01T00:00:01Z"}
+    ],
+}
+EDITS: dict[str, Manifest] = {
+    "a failed Job loses its deadline": {"spec.activeDeadlineSeconds": REMOVED, "status": FAILED},
+    "no Task": {"spec.template.spec.containers.0.env": []},
+    "a Task that is none": {"task": "{"},
+    "a Task that is a list": {"task": "[]"},
+    "a stage that is a number": {"task": '{"stage": 5}'},
+    "a stage that is a list": {"task": '{"stage": ["x"]}'},
+    "a stage of one's own": {"task": '{"stage": "anything a tenant likes"}'},
+    "a trial that is a list": {"task": '{"stage": "Trial", "trial": [1]}'},
+    "a Task without an end": {"task": "[" * 100_000},
+    "an attempt that is no number": {"metadata.labels": {ATTEMPT_LABEL: "x"}},
+    "none of our labels": {"metadata.labels": {}},
+    "GPUs by the thousand": {"spec.template.spec.containers.0.resources": {"limits": {"nvidia.com/gpu": "1k"}}},
+    "no pods at a time": {"spec.parallelism": 0},
+}
+"""What whoever may edit Jobs writes into one of ours, or into one that only looks so."""
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edited_job_is_that_job_s_loss_alone(edit: Manifest) -> None:
+    """It is read or passed over, never an error that would end a watch, and no label of a metric grows by it."""
+    job = make_job()
+    manifest = job_manifest(plan.inspect(job, make_runtime(), 0), make_runtime(), job)
+    manifest["metadata"] |= {"uid": "u", "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    changes = dict(edit)
+    if "task" in changes:
+        changes["spec.template.spec.containers.0.env"] = [{"name": "TRIMTAB_TASK", "value": changes.pop("task")}]
+    works = Works()
+    with contextlib.suppress(ValueError):
+        works.put(record_of(changed(manifest, changes)))
+    metrics = Metrics()
+    metrics.watch_works(lambda: works)
+    stages = set(re.findall(r'stage="(.*?)"', metrics.text().decode()))
+    assert stages <= {"", *Stage}
+
+
+@pytest.mark.e2e
+def test_a_failed_job_that_loses_its_deadline_stops_nobody(namespace: str, other_namespace: str) -> None:
+    """Kubernetes lets it be edited when it has ended, and every operator that starts later lists it."""
+
+    async def main() -> None:
+        async with await Client.connect() as client:
+            await create_runtime(client, namespace)
+            await submit(client, namespace)
+            owner = await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, "m")
+            job = OptimizationJob.model_validate(owner)
+            late = job_manifest(plan.inspect(job, make_runtime(activeDeadline="1s"), 0), make_runtime(), job)
+            late = changed(late, {"metadata.name": "late", "spec.activeDeadlineSeconds": 1})
+            path = objects.JOBS.path(namespace, "late")
+            await objects.create(client, objects.JOBS, late)
+            async with asyncio.timeout(60):
+                while not any(c["reason"] == "DeadlineExceeded" for c in await conditions(client, path)):
+                    await asyncio.sleep(0.1)
+            body = {"spec": {"activeDeadlineSeconds": None}}
+            await client.request("PATCH", path, body=body, headers=MERGE_PATCH)
+            await create_runtime(client, other_namespace)
+            await submit(client, other_namespace)
+            settings = Settings(http_port=free_port(), watch_namespaces=[namespace, other_namespace])
+            async with process(settings) as operator, asyncio.timeout(60):
+                while not (await client.request("GET", objects.JOBS.path(other_namespace)))["items"]:
+                    assert operator.returncode is None
+                    await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+
+
+async def conditions(client: Client, path: str) -> list[Object]:
+    found: list[Object] = (await client.request("GET", path)).get("status", {}).get("conditions", [])
+    return found
 
 
 @pytest.mark.e2e

@@ -195,6 +195,10 @@ def _unreserved(names: Mapping[str, str], reserved: tuple[str, ...]) -> bool:
     return not any(name.startswith(reserved) for name in names)
 
 
+KEPT_SECONDS = 86400
+"""How long an ended job's pods are kept where no runtime says it."""
+
+
 class OptimizationRuntimeSpec(Spec):
     """What every pod of a job has in common."""
 
@@ -255,7 +259,7 @@ class OptimizationRuntimeSpec(Spec):
     )
     active_deadline: Duration = Field("1h", description="One pod's time, after which Kubernetes ends it.")
     ttl_seconds_after_finished: int = Field(
-        86400,
+        KEPT_SECONDS,
         ge=0,
         le=2**31 - 1,
         description="How long the pods of an OptimizationJob, and so their logs, are kept after it has ended. Before "

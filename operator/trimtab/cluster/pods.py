@@ -23,7 +23,6 @@ from trimtab.cluster.objects import PODS
 from trimtab.cluster.records import TOO_LATE, JobRecord
 from trimtab.conditions import timestamp
 from trimtab.decisions import ObservedWork, Work, WorkState
-from trimtab.errors import Permanent
 
 INTERVAL = timedelta(seconds=60)
 """A pod that is not ready after PATIENCE is looked at, and then again every INTERVAL."""
@@ -55,7 +54,7 @@ class Pods:
         """By namespace, the Jobs that the next call asks for, and its answer."""
 
     async def observe(self, jobs: Sequence[JobRecord], now: datetime) -> tuple[ObservedWork, ...]:
-        """The Jobs of one namespace as work. At most one call. Raises Permanent for a Job with an unreadable Task."""
+        """The Jobs of one namespace as work. At most one call. None of them may be `unreadable`."""
         asked = [job for job in jobs if self._worth_a_look(job, now)]
         if asked:
             found = await self._list(asked)
@@ -151,13 +150,22 @@ class Pods:
             return found
 
 
-def _work(job: JobRecord) -> Work:
+def unreadable(job: JobRecord) -> str:
+    """Why nobody here can say what the Job is about, or nothing: a newer operator may have started it."""
     try:
-        return Work(job.name, _task(job.task), job.attempt)
+        _task(job.task)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise Permanent(f"Job {job.namespace}/{job.name}: its Task cannot be read: {field}: {first['msg']}") from None
+        return (
+            f"Job {job.name}: its Task cannot be read: {field}: {first['msg']}; run the version of Trimtab that "
+            "started it, or delete the Job"
+        )
+    return ""
+
+
+def _work(job: JobRecord) -> Work:
+    return Work(job.name, _task(job.task), job.attempt)
 
 
 @lru_cache(maxsize=256)

@@ -1,4 +1,8 @@
-"""A Job as it is remembered: what its own status says, read once when it is seen. Pure."""
+"""A Job as it is remembered: what its own status says, read once when it is seen. Pure.
+
+Whoever may edit Jobs in a namespace can write into one of ours, or into one that only looks so, whatever the API server
+lets pass. That is their own job's loss: nothing here may fail on it but by a ValueError, or grow a metric by a label.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from trimtab.api.names import ATTEMPT_LABEL, GROUP, QUEUE_LABEL
+from trimtab.api.work import Stage
 from trimtab.decisions import WorkState
 from trimtab.manifests import owner_of
 from trimtab.pod import gpus, task_text
@@ -71,7 +76,7 @@ def record_of(job: Mapping[str, Any]) -> JobRecord:
         version=int(metadata["resourceVersion"]),
         owner=owner["name"],
         owner_uid=owner["uid"],
-        attempt=int(metadata["labels"].get(ATTEMPT_LABEL, 0)),
+        attempt=int(metadata["labels"].get(ATTEMPT_LABEL, 0)),  # or a ValueError
         task=task,
         state=state,
         reason=reason,
@@ -92,7 +97,10 @@ def _about(task: str) -> tuple[str, int | None]:
         found = from_json(task)
     except ValueError:
         found = None
-    return (found.get("stage", ""), found.get("trial")) if isinstance(found, dict) else ("", None)
+    if not isinstance(found, dict) or found.get("stage") not in list(Stage):
+        return "", None
+    trial = found.get("trial")
+    return found["stage"], trial if isinstance(trial, int) else None
 
 
 def _ending(job: Mapping[str, Any]) -> tuple[WorkState, str]:
@@ -105,7 +113,9 @@ def _ending(job: Mapping[str, Any]) -> tuple[WorkState, str]:
         return WorkState.ACTIVE, ""
     reason, message = failed.get("reason"), failed.get("message")
     if reason == TOO_LATE:
-        message = f"it took longer than the runtime's activeDeadline, {job['spec']['activeDeadlineSeconds']}s"
+        # A Job that has failed may still be edited: the field can be gone.
+        seconds = job["spec"].get("activeDeadlineSeconds")
+        message = "it took longer than the runtime's activeDeadline" + (f", {seconds}s" if seconds else "")
     return WorkState.FAILED if "Failed" in true else WorkState.ACTIVE, f"{reason}: {message}"
 
 
