@@ -11,7 +11,7 @@ export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: help
 help: ## Say what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 # Two marker files: the base needs no torch, so that the demo is set up in half a minute.
 .venv/base: locks/base.txt locks/uv.txt pyproject.toml
@@ -82,8 +82,15 @@ e2e: test-lab images ## Run the suite on the cluster
 # TRIMTAB_E2E_IMAGES=registry.example.com/team/trimtab-{target}:dev names what the cluster can pull. Opt-in by this target
 # alone: the suite installs the chart, makes namespaces and deletes them.
 .PHONY: e2e-cluster
-e2e-cluster: .venv/all ## Run Slice A on the cluster of KUBECONFIG, with images that it can pull (TRIMTAB_E2E_IMAGES)
-	TRIMTAB_E2E_CLUSTER=1 $(BIN)/pytest -m e2e tests/e2e/test_slice_a.py
+e2e-cluster: TESTS ?= tests/e2e
+e2e-cluster: .venv/all ## Run the slices, faults and bad input on the cluster of KUBECONFIG, with images that it can pull (TRIMTAB_E2E_IMAGES)
+	TRIMTAB_E2E_CLUSTER=1 $(BIN)/pytest -m "e2e and not full" $(TESTS) --durations 10
+
+# What `make e2e-cluster` needs of a cluster is given to the lab from outside: a registry, and volumes. TESTS=tests/e2e/test_slice_a.py
+# runs less of it, here as there.
+.PHONY: e2e-foreign
+e2e-foreign: .venv/all packages tools ## Run `make e2e-cluster` on the lab, as if it were somebody's
+	PYTHONPATH=hack:tests $(BIN)/python tests/foreign.py
 
 .PHONY: e2e-rootless
 e2e-rootless: .venv/all ## Run what needs neither root nor a node: in one test pods are processes, and it says so

@@ -15,6 +15,7 @@ from e2e.support import (
     GIVEN,
     IMAGES,
     REPOSITORY,
+    TORCH_IMAGE,
     Namespace,
     ensure_cluster,
     helm,
@@ -24,12 +25,14 @@ from e2e.support import (
 )
 
 NAMESPACES = ("e2e-slice-a", "e2e-slice-b", "e2e-slice-c", "e2e-bad-input", "trimtab")
-"""What the installed operator serves, and its own; the fault tests run operators of their own elsewhere."""
+"""What the installed operator serves, and its own."""
+FAULTS = ("e2e-faults-a", "e2e-faults-c")
+"""Where the fault tests run operators of their own."""
 
 
 @pytest.fixture(scope="session")
 def cluster() -> None:
-    ensure_cluster(NAMESPACES)
+    ensure_cluster((*NAMESPACES, *FAULTS))
 
 
 @pytest.fixture(scope="session")
@@ -69,11 +72,20 @@ def _given() -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a cluster that is not the lab, Slice A is all that can be asked."""
-    here = Path(__file__).parent
-    for item in items if GIVEN else ():
-        if item.path.parent == here and item.path.name != "test_slice_a.py":
-            item.add_marker(pytest.mark.skip("needs the lab: its volumes are folders of this machine"))
+    here, needs = Path(__file__).parent, _needs()
+    for item in items:
+        if item.path.parent == here and item.path.name in needs:
+            item.add_marker(pytest.mark.skip(needs[item.path.name]))
+
+
+def _needs() -> dict[str, str]:
+    """What a given cluster lacks for a file's tests."""
+    needs = {"test_image_volume.py": "needs the lab: its node pulls from a registry of this machine"}
+    if not TORCH_IMAGE:
+        needs["test_slice_b.py"] = (
+            "needs the image jobs-torch where the cluster pulls; TRIMTAB_E2E_TORCH_IMAGE=1 says so"
+        )
+    return needs if GIVEN else {}
 
 
 def prepared(example: str, folder: Path, *options: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import socket
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -14,9 +14,10 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 import yaml
 
-from e2e.support import wait_for
+from e2e.support import free_port, wait_for
 
 ROWS = 16
 """Rows in one request."""
@@ -24,16 +25,19 @@ PAUSE = 0.05
 """Seconds between two requests: some 200 rows a second, for as long as a test runs."""
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+PROGRAMS = ("prometheus", "promtool", "prometheus-alertmanager")
+"""As Debian calls them."""
+
+
+def require_observers() -> None:
+    for name in PROGRAMS:
+        if not shutil.which(name):
+            pytest.skip(f"needs {name} to watch the served model; apt-get install prometheus prometheus-alertmanager")
 
 
 @dataclass
 class Observers:
-    """Prometheus and Alertmanager as processes here, which reach Services through kube-proxy."""
+    """Prometheus and Alertmanager as processes here, which reach Services as this machine does."""
 
     folder: Path
     server: str

@@ -1,7 +1,8 @@
 """A cluster for tests: kubectl, helm, namespaces under the restricted standard, and claims that are folders here.
 
 The cluster is the lab, unless TRIMTAB_E2E_CLUSTER=1 says that it is the one of KUBECONFIG. That one makes volumes by
-itself, and what is in its claims is copied there and back. It pulls the images that TRIMTAB_E2E_IMAGES names.
+itself, what is in its claims is copied there and back, and its Services are reached through forwarded ports. It pulls
+the images that TRIMTAB_E2E_IMAGES names.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,9 @@ EXAMPLES = REPOSITORY / "examples"
 GIVEN = os.environ.get("TRIMTAB_E2E_CLUSTER") == "1"
 """Whether the cluster is somebody's, and not the lab."""
 IMAGES = os.environ.get("TRIMTAB_E2E_IMAGES", "localhost/trimtab-{target}:dev")
-"""How images are called; `{target}` stands for operator and jobs."""
+"""How images are called; `{target}` stands for operator, jobs, server and jobs-torch."""
+TORCH_IMAGE = os.environ.get("TRIMTAB_E2E_TORCH_IMAGE") == "1"
+"""Whether the image jobs-torch is there too; without it the lab's training pods have torch from this environment."""
 ACCESS = os.environ.get("TRIMTAB_E2E_ACCESS_MODE", "ReadWriteMany")
 """How the cluster's default StorageClass lets claims be mounted; ReadWriteOnce does on one node."""
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
@@ -185,9 +189,42 @@ class Namespace:
 
 def _fitted(text: str) -> str:
     """With the images and the access mode of the cluster in place of the examples'."""
-    for target in ("operator", "jobs", "server"):
+    for target in ("operator", "jobs", "server", "jobs-torch"):
         text = text.replace(f"localhost/trimtab-{target}:dev", IMAGES.format(target=target))
     return text.replace("ReadWriteMany", ACCESS) if GIVEN else text
+
+
+@contextmanager
+def reached(namespace: str, service: str) -> Iterator[str]:
+    """Where a Service with the port 8080 is reached from this machine, which in the lab is the node.
+
+    Elsewhere kubectl forwards a port to one of its pods, from within that pod: no NetworkPolicy is in the way.
+    """
+    if not GIVEN:
+        yield f"{get(namespace, 'service', service)['spec']['clusterIP']}:8080"
+        return
+    port = free_port()
+    command = [program("kubectl"), "--kubeconfig", kubeconfig(), "-n", namespace, "port-forward"]
+    forwarding = subprocess.Popen([*command, f"service/{service}", f"{port}:8080"], stdout=subprocess.DEVNULL)
+    try:
+        wait_for(f"a port is forwarded to {service} in {namespace}", lambda: listens(port), 60)
+        yield f"127.0.0.1:{port}"
+    finally:
+        forwarding.terminate()
+        forwarding.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 def make_namespace(name: str) -> None:

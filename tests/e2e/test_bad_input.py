@@ -59,7 +59,9 @@ def jobs(home: Namespace, operator: None) -> Namespace:
         home.claim(name)
     runtime, *_ = yaml.safe_load_all((EXAMPLES / "magika" / "cluster.yaml").read_text())
     home.apply(modest(runtime), *(claim(name) for name in ("inputs", "published", "trimtab-store")))
-    home.apply(*(job(case, folder / case) for case in TEN))
+    spoilt = [job(case, folder / case) for case in TEN]
+    home.load("inputs")
+    home.apply(*spoilt)
     return home
 
 
@@ -82,6 +84,7 @@ def test_the_condition_says_what_is_wrong(jobs: Namespace, case: str) -> None:
 
 def test_nothing_was_tried_twice_or_half_written(jobs: Namespace) -> None:
     assert len(get(jobs.name, "jobs")) == len(TEN)
+    jobs.fetch("published", "trimtab-store")
     assert not list((jobs.folder / "published").iterdir())
     half_written = list((jobs.folder / "trimtab-store").glob(".tmp/*"))
     assert not half_written

@@ -15,17 +15,17 @@ import pytest
 
 from e2e.conftest import fill
 from e2e.crashing import KILLS, CrashingOperator, crashing_operator
-from e2e.loop import free_port
-from e2e.support import EXAMPLES, Namespace, condition, get, namespace, wait_for
+from e2e.loop import require_observers
+from e2e.support import EXAMPLES, Namespace, condition, free_port, get, kubeconfig, namespace, wait_for
 from e2e.test_slice_c import TOKEN, close_loop, publish_first
-from lab import paths
 
 pytestmark = pytest.mark.e2e
 FLOW = ["inspect-0", "playoff-0", "publish-0", "trial-1-0", "trial-2-0"]
 
 
 @pytest.fixture
-def home(request: pytest.FixtureRequest, tmp_path: Path, cluster: None) -> Iterator[Namespace]:
+def home(request: pytest.FixtureRequest, tmp_path: Path, operator: None) -> Iterator[Namespace]:
+    """A namespace that the installed operator does not serve; its chart brought the kinds."""
     for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(0o755)
     with namespace(f"e2e-faults-{request.node.name.rsplit('_', 1)[1]}", tmp_path) as made:
@@ -59,6 +59,7 @@ def works(home: Namespace, job: str) -> list[str]:
 def published_once(home: Namespace, job: str) -> bool:
     """One winner: what the status calls best is what is published, and one event told so at most."""
     status = home.job(job)["status"]
+    home.fetch("magika-published")
     current = json.loads((home.folder / "magika-published" / "current.json").read_text())
     told = [e for e in get(home.name, "events") if e["reason"] == "Published" and e["involvedObject"]["name"] == job]
     return bool(status["best"]["artifact"] == status["published"]["digest"] == current["digest"]) and len(told) <= 1
@@ -69,8 +70,10 @@ def test_slice_a(home: Namespace, magika: Path, tmp_path: Path) -> None:
     for claim in ("magika-published", "trimtab-store"):
         home.claim(claim)
     settings = {"TRIMTAB_HTTP_PORT": str(free_port())}
-    with crashing_operator(home.name, paths.kubeconfig(), 11, tmp_path / "log", **settings) as operator:
-        home.apply(EXAMPLES / "magika" / "cluster.yaml", EXAMPLES / "magika" / "job.yaml")
+    home.apply(EXAMPLES / "magika" / "cluster.yaml")
+    home.load("magika")
+    with crashing_operator(home.name, kubeconfig(), 11, tmp_path / "log", **settings) as operator:
+        home.apply(EXAMPLES / "magika" / "job.yaml")
         wait_for("it completes", tended(operator, lambda: complete(home, "magika")), 800)
         assert operator.kills == KILLS
     assert works(home, "magika") == FLOW
@@ -80,6 +83,7 @@ def test_slice_a(home: Namespace, magika: Path, tmp_path: Path) -> None:
 
 
 def test_slice_c(home: Namespace, magika: Path, tmp_path: Path) -> None:
+    require_observers()
     port = free_port()
     token = tmp_path / "token"
     token.write_text(TOKEN)
@@ -87,7 +91,7 @@ def test_slice_c(home: Namespace, magika: Path, tmp_path: Path) -> None:
     publish_first(home, magika)
     with ExitStack() as stack:
         operator = stack.enter_context(
-            crashing_operator(home.name, paths.kubeconfig(), 13, tmp_path / "log", spared=True, **settings)
+            crashing_operator(home.name, kubeconfig(), 13, tmp_path / "log", spared=True, **settings)
         )
         wait_for("the first model", tended(operator, lambda: complete(home, "magika")), 600)
         loop = close_loop(stack, home, magika, f"127.0.0.1:{port}", tmp_path / "observers")

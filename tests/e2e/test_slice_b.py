@@ -1,6 +1,7 @@
 """Slice B: a PyTorch model through a chain of prune, distill and quantize, measured on three engines.
 
-The jobs image has no torch: the pods have it from this environment's site-packages, a read-only volume.
+The jobs image has no torch: the pods have it from this environment's site-packages, a read-only volume. With
+TRIMTAB_E2E_TORCH_IMAGE=1 they run the image jobs-torch, which has no TensorRT.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import yaml
 
 from e2e.conftest import fill
 from e2e.replay import decisions, proposals, recorded, replay, run_locally
-from e2e.support import EXAMPLES, Namespace
+from e2e.support import EXAMPLES, TORCH_IMAGE, Namespace
 from trimtab.api.status import OptimizationJobStatus
 
 pytestmark = pytest.mark.e2e
@@ -27,9 +28,22 @@ def done(home: Namespace, operator: None, digits_cnn: Path) -> Any:
     fill(home.claim("digits"), digits_cnn)
     home.claim("digits-published")
     home.claim("trimtab-store")
-    home.read_only_claim("venv", Path(sysconfig.get_path("purelib")))
-    home.apply(EXAMPLES / "magika" / "cluster.yaml", EXAMPLES / "digits" / "cluster.yaml", JOB)
-    return home.wait_complete("digits", 600)
+    runtime, *claims = yaml.safe_load_all((EXAMPLES / "digits" / "cluster.yaml").read_text())
+    home.apply(EXAMPLES / "magika" / "cluster.yaml", with_torch(home, runtime), *claims)
+    home.load("digits")
+    home.apply(JOB)
+    ended = home.wait_complete("digits", 600)
+    home.fetch("digits-published", "trimtab-store")
+    return ended
+
+
+def with_torch(home: Namespace, runtime: dict[str, Any]) -> dict[str, Any]:
+    """The runtime as the example has it, or with the image that brings torch itself."""
+    if not TORCH_IMAGE:
+        home.read_only_claim("venv", Path(sysconfig.get_path("purelib")))
+        return runtime
+    spec = {field: value for field, value in runtime["spec"].items() if field not in ("env", "claims")}
+    return runtime | {"spec": spec | {"image": "localhost/trimtab-jobs-torch:dev"}}
 
 
 def status(done: Any) -> OptimizationJobStatus:
@@ -52,6 +66,7 @@ def test_every_engine_measured_or_said_why_not(done: Any) -> None:
         assert "accuracy" in by_engine["OpenVINO"].metrics
 
 
+@pytest.mark.skipif(TORCH_IMAGE, reason="needs TensorRT, which the image jobs-torch does not have")
 def test_tensorrt_engines_were_built_and_not_executed(done: Any) -> None:
     for trial in status(done).trials:
         plan = next(c for c in trial.candidates if c.engine.value == "TensorRT")

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from e2e.conftest import fill
-from e2e.loop import Observers, Traffic, observed, traffic
-from e2e.support import EXAMPLES, Namespace, edited, get, kubectl, wait_for
+from e2e.loop import Observers, Traffic, observed, require_observers, traffic
+from e2e.support import EXAMPLES, Namespace, edited, get, kubectl, reached, wait_for
 
 pytestmark = pytest.mark.e2e
 NAMESPACE = "e2e-slice-c"
@@ -70,18 +70,16 @@ def publish_first(home: Namespace, data: Path) -> None:
     fill(home.claim("magika"), data)
     for claim in ("magika-published", "magika-captured", "trimtab-store"):
         home.claim(claim)
-    home.apply(
-        EXAMPLES / "magika" / "cluster.yaml", EXAMPLES / "magika" / "job.yaml", EXAMPLES / "loop" / "claims.yaml"
-    )
+    home.apply(EXAMPLES / "magika" / "cluster.yaml", EXAMPLES / "loop" / "claims.yaml")
+    home.load("magika")
+    home.apply(EXAMPLES / "magika" / "job.yaml")
 
 
-def serve(home: Namespace) -> str:
-    """Serve it; the address of its Service."""
+def serve(home: Namespace) -> None:
     deployment, service = yaml.safe_load_all((EXAMPLES / "loop" / "serve.yaml").read_text())
     smaller(deployment)
     home.apply(deployment, service)
     kubectl("-n", home.name, "rollout", "status", "deployment/magika", "--timeout=120s")
-    return f"{get(home.name, 'service', 'magika')['spec']['clusterIP']}:8080"
 
 
 def watch(home: Namespace, observers: Observers) -> None:
@@ -111,7 +109,8 @@ def two_kinds_of_traffic(data: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def close_loop(stack: ExitStack, home: Namespace, data: Path, webhook: str, folder: Path) -> Loop:
     """Serve, observe and send the usual traffic. The first model is published already."""
-    server = serve(home)
+    serve(home)
+    server = stack.enter_context(reached(home.name, "magika"))
     observers = stack.enter_context(observed(Observers(folder, server, webhook, TOKEN, home.name)))
     watch(home, observers)
     usual, shifted = two_kinds_of_traffic(data)
@@ -120,10 +119,11 @@ def close_loop(stack: ExitStack, home: Namespace, data: Path, webhook: str, fold
 
 @pytest.fixture(scope="module")
 def loop(home: Namespace, operator: None, magika: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
+    require_observers()
     publish_first(home, magika)
     home.wait_complete("magika", 600)
-    webhook = f"{get('trimtab', 'service', 'trimtab')['spec']['clusterIP']}:8080"
     with ExitStack() as stack:
+        webhook = stack.enter_context(reached("trimtab", "trimtab"))
         yield close_loop(stack, home, magika, webhook, tmp_path_factory.mktemp("observers"))
 
 
