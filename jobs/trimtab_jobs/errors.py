@@ -33,6 +33,10 @@ class NotOpened(InvalidInput):
     """An engine does not open models of this kind."""
 
 
+def not_installed(missing: ModuleNotFoundError) -> InvalidInput:
+    return InvalidInput(f"this image has no {missing.name}: name a runtime whose image has")
+
+
 class WrongResult(WorkFailure):
     reason = "WrongResult"
 

@@ -21,7 +21,7 @@ from trimtab.api.work import Measurement
 from trimtab_jobs.answers import Answers
 from trimtab_jobs.data import Array, Split, Splits
 from trimtab_jobs.engines import EngineOptions, NotExecutable, Session, engine
-from trimtab_jobs.errors import InvalidInput, NotOpened, Temporary, WorkFailure
+from trimtab_jobs.errors import InvalidInput, NotOpened, Temporary, WorkFailure, not_installed
 from trimtab_jobs.memory import loaded_memory
 from trimtab_jobs.metrics import Batch, NoMetric, Rows, join, quality
 from trimtab_jobs.model import Model
@@ -146,6 +146,8 @@ def _measure(name: EngineName, model: Model, split: Split, options: EngineOption
         raise
     except NotOpened as refused:
         return Measurement(engine=name, executed=False, opened=False, note=one_line(refused))
+    except ModuleNotFoundError as missing:
+        return Measurement(engine=name, executed=False, opened=False, note=one_line(not_installed(missing)))
     except Exception as error:  # every engine has its own exceptions, and one engine's must not sink the others
         return Measurement(engine=name, executed=False, note=one_line(error))
 

@@ -33,7 +33,15 @@ from trimtab_jobs.data import Array, Split
 from trimtab_jobs.desk import CODE_PIN, Desk
 from trimtab_jobs.drift.profile import make_profile, predicted
 from trimtab_jobs.engines import Session
-from trimtab_jobs.errors import Crashed, InvalidInput, NotApplicable, OutOfSpace, Temporary, WorkFailure
+from trimtab_jobs.errors import (
+    Crashed,
+    InvalidInput,
+    NotApplicable,
+    OutOfSpace,
+    Temporary,
+    WorkFailure,
+    not_installed,
+)
 from trimtab_jobs.evaluate import batch_size, caller, latencies, throughput_batch
 from trimtab_jobs.files import FULL
 from trimtab_jobs.hardware import hardware, peak_memory
@@ -79,7 +87,7 @@ def _carry_out(task: Task, opened: ExitStack) -> tuple[Report, Store | None]:
     except MemoryError:
         report = failed(task.stage, Temporary("memory ran out: raise the runtime's memory limit"))
     except ModuleNotFoundError as missing:
-        report = failed(task.stage, InvalidInput(f"this image has no {missing.name}: name a runtime whose image has"))
+        report = failed(task.stage, not_installed(missing))
     except PermissionError as denied:
         report = failed(task.stage, InvalidInput(f"{denied.filename}: no permission: let user {os.getuid()} read it"))
     except Exception as error:

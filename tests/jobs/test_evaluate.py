@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,14 @@ def test_an_engine_that_refuses_is_a_finding(tmp_path: Path) -> None:
         assert found.metrics == {}
         assert "Mystery" in found.note
         assert "\n" not in found.note
+
+
+def test_an_engine_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)  # makes the import fail as it does where it is not installed
+    monkeypatch.delitem(sys.modules, "trimtab_jobs.engines.tensorrt", raising=False)
+    found = measured(EngineName.TENSORRT, write(tmp_path))
+    assert (found.executed, found.opened) == (False, False)
+    assert found.note == "this image has no tensorrt_rtx: name a runtime whose image has"
 
 
 def test_a_plan_for_a_gpu_is_built_and_not_executed(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ class Measurement(Record):
 
     engine: EngineName
     executed: bool = Field(True, description="False: built for hardware that is not here, or not run; `note` says why.")
-    opened: bool = Field(True, description="False: the engine opens no model of this kind, so nothing was tried.")
+    opened: bool = Field(True, description="False: the engine opens no model of this kind, or is not installed.")
     metrics: Measured = {}
     note: str = ""
     seconds: Number = Field(0.0, description="What it took to measure.")
