@@ -87,7 +87,7 @@ e2e-cluster: .venv/all ## Run the slices, faults and bad input on the cluster of
 	TRIMTAB_E2E_CLUSTER=1 $(BIN)/pytest -m "e2e and not full" $(TESTS) --durations 10
 
 # What `make e2e-cluster` needs of a cluster is given to the lab from outside: a registry, and volumes. TESTS=tests/e2e/test_slice_a.py
-# runs less of it, here as there.
+# runs less of it, here as there. TRIMTAB_E2E_TORCH_IMAGE=1 adds Slice B, the image jobs-torch and, for a while, 25 GB.
 .PHONY: e2e-foreign
 e2e-foreign: .venv/all packages tools ## Run `make e2e-cluster` on the lab, as if it were somebody's
 	PYTHONPATH=hack:tests $(BIN)/python tests/foreign.py
