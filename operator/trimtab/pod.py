@@ -60,7 +60,7 @@ def pod_spec(work: Work, runtime: OptimizationRuntime) -> Manifest:
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
             *([{"name": "shm", "emptyDir": {"medium": "Memory"}}] if _shares_memory(task) else []),
-            *({"name": name, "persistentVolumeClaim": {"claimName": claim}} for claim, name in volumes.items()),
+            *_volumes(work, runtime, volumes),
         ],
     }
 
@@ -190,6 +190,15 @@ def _meeting(work: Work) -> dict[str, str]:
 def _literal(value: str) -> str:
     """Kubernetes expands $(NAME) in a variable and reads $$ as $; a file's name may hold either."""
     return value.replace("$", "$$")
+
+
+def _volumes(work: Work, runtime: OptimizationRuntime, volumes: Mapping[str, str]) -> Iterator[Manifest]:
+    """Claims that nothing here writes are read-only themselves: of the others the kubelet changes group and modes."""
+    written = {claim for claim, writes in claimed(work.task).items() if writes}
+    written |= {mount.claim for mount in runtime.spec.claims if not mount.read_only}
+    for claim, name in volumes.items():
+        kept = {} if claim in written else {"readOnly": True}
+        yield {"name": name, "persistentVolumeClaim": {"claimName": claim} | kept}
 
 
 def _mounts(task: Task, runtime: OptimizationRuntime, volumes: Mapping[str, str]) -> Iterator[Manifest]:

@@ -110,8 +110,26 @@ def test_claims_that_a_task_names_and_whether_it_writes(addresses: dict[str, Any
     names = {v["name"]: v["persistentVolumeClaim"]["claimName"] for v in pod(manifest)["volumes"] if v["name"] != "tmp"}
     mounts = {names[m["name"]]: m for m in container(manifest)["volumeMounts"] if m["name"] != "tmp"}
     assert {claim: not mount["readOnly"] for claim, mount in mounts.items()} == claims
+    assert writable(manifest) == claims
     assert {claim: mount["mountPath"] for claim, mount in mounts.items()} == {c: f"{VOLUMES_PATH}/{c}" for c in claims}
     assert json.loads(environment(manifest)["TRIMTAB_VOLUMES"]) == {c: f"{VOLUMES_PATH}/{c}" for c in claims}
+
+
+def writable(manifest: dict[str, Any]) -> dict[str, bool]:
+    """Whether each claim's volume is writable: of one that is, the kubelet makes every file fsGroup's."""
+    sources = [v["persistentVolumeClaim"] for v in pod(manifest)["volumes"] if "persistentVolumeClaim" in v]
+    return {source["claimName"]: not source.get("readOnly", False) for source in sources}
+
+
+def test_a_claim_is_writable_where_either_mount_of_it_is() -> None:
+    extra = [
+        {"claim": "venv", "mountPath": "/opt/venv"},
+        {"claim": "scratch", "mountPath": "/scratch", "readOnly": False},
+        {"claim": "data", "mountPath": "/raw", "readOnly": False},
+        {"claim": "store", "mountPath": "/made"},
+    ]
+    manifest = made(runtime={"claims": extra})
+    assert writable(manifest) == {"models": False, "data": True, "store": True, "venv": False, "scratch": True}
 
 
 def test_only_a_stage_that_publishes_may_write_there() -> None:
