@@ -136,10 +136,11 @@ class Machine:
     def observe(self) -> Observed:
         """Every piece of this job's work that runs or has ended.
 
-        What an earlier run left interrupted or failed is as good as never started.
+        What an earlier run left interrupted or failed is as good as never started. The folder has no other job's work,
+        and that of another version may be named otherwise but for the UID.
         """
         self.ended = {name for name, process in self.started.items() if process.poll() is not None}
-        folders = sorted((self.folder / "work").glob(f"{self.job.metadata.name}-{self.job.metadata.uid[:8]}-*"))
+        folders = sorted((self.folder / "work").glob(f"*-{self.job.metadata.uid[:8]}-*"))
         seen = (self._observe(path) for path in folders)
         return Observed(self.runtime, tuple(work for work in seen if work))
 

@@ -21,9 +21,12 @@ BASELINE_TRIAL = 0
 
 
 def work_name(job: OptimizationJob, stage: Stage, trial: int | None, attempt: int) -> str:
-    """Unique and at most 63 characters for a job name of at most 40, which the CRD enforces."""
+    """Unique and at most 63 characters for a job name of at most 40, which the CRD enforces.
+
+    A DNS label, for an Indexed Job's pods have it in their hostnames: a job's name may have dots, this has none.
+    """
     number = "" if trial is None else f"-{trial}"
-    return f"{job.metadata.name}-{job.metadata.uid[:8]}-{stage.lower()}{number}-{attempt}"
+    return f"{job.metadata.name.replace('.', '-')}-{job.metadata.uid[:8]}-{stage.lower()}{number}-{attempt}"
 
 
 def _work(job: OptimizationJob, task: Task, attempt: int) -> Work:

@@ -68,10 +68,12 @@ async def observed(client: Client, job: Object) -> ObservedWork:
     return seen
 
 
-def test_pods_know_their_index_and_where_index_0_is(namespace: str) -> None:
+@pytest.mark.parametrize("name", ["3d-net", "resnet.v2"])
+def test_pods_know_their_index_and_where_index_0_is(namespace: str, name: str) -> None:
+    """A job's name may begin with a digit, which a Service's may not, and have dots, which a hostname may not."""
+
     async def scenario(client: Client) -> None:
-        # A Service's name may not begin with a digit, and a job's may.
-        job = await start(client, namespace, "3d-net")
+        job = await start(client, namespace, name)
         for index in (0, 1):
             pod = await Kubelet(client, index).pod_of(job)
             variables = {v["name"]: v for v in pod["spec"]["containers"][0]["env"]}

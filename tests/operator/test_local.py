@@ -18,7 +18,7 @@ from tempfile import TemporaryFile
 import pytest
 import yaml
 
-from builders import make_job
+from builders import make_job, make_runtime
 from trimtab.api.report import JobReport
 from trimtab.api.status import OptimizationJobStatus, TrialState
 from trimtab.api.work import Report, Stage
@@ -225,6 +225,19 @@ def test_another_time_of_a_model_or_its_tensors_makes_another_run(digits: Path, 
     assert uid() == before
     os.utime(data / name, ns=(0, 0))
     assert uid() != before
+
+
+def test_work_is_found_under_the_name_that_an_earlier_version_gave_it(tmp_path: Path) -> None:
+    job, report = make_job(), Report(stage=Stage.INSPECT)
+    job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"name": "m.v2"})})
+    work = inspect(job, make_runtime(), 1)
+    folder = tmp_path / "work" / work.name.replace("m-v2-", "m.v2-")
+    folder.mkdir(parents=True)
+    (folder / "task.json").write_text(work.task.text())
+    (folder / "message").write_text(report.compact())
+    with Processes() as processes:
+        (seen,) = Machine(job, tmp_path, {}, processes).observe().works
+    assert (seen.work.task, seen.work.attempt, seen.report) == (work.task, 1, report)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -233,13 +234,15 @@ def test_only_a_trial_that_trains_has_several_pods(
     assert ("shm" in [volume["name"] for volume in pod(manifest)["volumes"]]) == shared
 
 
-def test_a_job_of_many_pods_has_names_that_are_labels() -> None:
-    """Of the longest names: Kubernetes refuses an Indexed Job whose pods' hostnames would be longer."""
+@pytest.mark.parametrize("name", ["j" * 40, "resnet.v2" + ".0" * 15 + "x", "3.a-b.c"])
+def test_a_job_of_many_pods_has_names_that_are_labels(name: str) -> None:
+    """Of the longest names: Kubernetes refuses an Indexed Job whose pods' hostnames would be longer, or have dots."""
     job, runtime = make_job(**TORCH), make_runtime(distributed={"numNodes": 10})
-    metadata = job.metadata.model_copy(update={"name": "j" * 40, "uid": "01234567-89ab-cdef-0123-456789abcdef"})
+    metadata = job.metadata.model_copy(update={"name": name, "uid": "01234567-89ab-cdef-0123-456789abcdef"})
     job = job.model_copy(update={"metadata": metadata})
     work = plan.trial(job, runtime, 128, {}, 9)
-    assert len(f"{work.name}-9") == 63
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", f"{work.name}-9")
+    assert len(f"{work.name}-9") == 63 - 40 + len(name)
     service = service_manifest(work, job)
     assert service
     assert len(service["metadata"]["name"]) <= 63
