@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from trimtab.api.job import OptimizationJob
 from trimtab.api.model import Device, RuntimeKind, leads_into, scheme_of
 from trimtab.api.names import Reason
-from trimtab.api.runtime import ClusterOptimizationRuntime, CustomCode, OptimizationRuntime, is_gpu
+from trimtab.api.runtime import ClusterOptimizationRuntime, CustomCode, OptimizationRuntime, Resources, is_gpu
 from trimtab.decisions import Refusal
 
 NAME = "spec.target.runtimeRef.name"
@@ -114,15 +114,24 @@ def _code(job: OptimizationJob) -> Iterator[str]:
 
 
 def _device_refused(job: OptimizationJob, runtime: OptimizationRuntime) -> Refusal | None:
-    """Without a GPU in its pods a job would run on CPUs, and never say so."""
-    given = runtime.spec.resource_claims or any(is_gpu(name) for name in runtime.spec.resources.limits)
-    if job.spec.target.device == Device.CPU or given:
+    """Without a GPU in its pods a job would run on CPUs, and never say so; in the playoff too, whose times decide."""
+    spec, instead = runtime.spec, runtime.spec.playoff.resources
+    if job.spec.target.device == Device.CPU or spec.resource_claims:
         return None
-    return Refusal(
-        Reason.DEVICE_NOT_GIVEN,
-        f"spec.target.device: GPU: {_called(runtime)} gives its pods none: name a runtime with a limit such as "
-        "nvidia.com/gpu, or with resourceClaims",
-    )
+    if not _has_gpu(spec.resources):
+        lacks = "gives its pods none: name a runtime with a limit such as nvidia.com/gpu, or with resourceClaims"
+    elif instead and not _has_gpu(instead):
+        lacks = (
+            "gives its playoff none: spec.playoff.resources stands in place of spec.resources: name a runtime with a "
+            "limit such as nvidia.com/gpu in both, or with resourceClaims"
+        )
+    else:
+        return None
+    return Refusal(Reason.DEVICE_NOT_GIVEN, f"spec.target.device: GPU: {_called(runtime)} {lacks}")
+
+
+def _has_gpu(resources: Resources) -> bool:
+    return any(is_gpu(name) for name in resources.limits)
 
 
 @dataclass(frozen=True)

@@ -89,3 +89,32 @@ def test_a_job_for_gpus_needs_a_runtime_that_gives_one(given: dict[str, Any], ad
     refused = "DeviceNotGiven: spec.target.device: GPU: OptimizationRuntime 'default' gives its pods none"
     assert answer([], own, device="GPU").startswith("jobs:1" if admitted else refused)
     assert answer([], own, device="CPU") == "jobs:1"
+
+
+@pytest.mark.parametrize(
+    ("given", "admitted"),
+    [
+        ({}, True),
+        ({"playoff": {"nodeSelector": {"pool": "serve"}}}, True),
+        ({"playoff": {"resources": {"limits": {"nvidia.com/gpu": "2"}}}}, True),
+        ({"playoff": {"resources": {"limits": {"cpu": "4"}}}}, False),
+        ({"playoff": {"resources": {}}}, False),
+        (
+            {
+                "playoff": {"resources": {"limits": {"cpu": "4"}}},
+                "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}],
+            },
+            True,
+        ),
+    ],
+    ids=["none of its own", "elsewhere", "more", "CPUs", "nothing", "devices of claims, which the playoff has too"],
+)
+def test_the_playoff_of_a_job_for_gpus_needs_one_too(given: dict[str, Any], admitted: bool) -> None:
+    own = {"image": "jobs:1", "resources": {"limits": {"nvidia.com/gpu": "1"}}, **given}
+    refused = (
+        "DeviceNotGiven: spec.target.device: GPU: OptimizationRuntime 'default' gives its playoff none: "
+        "spec.playoff.resources stands in place of spec.resources: name a runtime with a limit such as nvidia.com/gpu "
+        "in both, or with resourceClaims"
+    )
+    assert answer([], own, device="GPU") == ("jobs:1" if admitted else refused)
+    assert answer([], own, device="CPU") == "jobs:1"

@@ -150,7 +150,7 @@ class Playoff(Spec):
     )
     tolerations: list[Toleration] | None = Field(None, max_length=16, description="The taints that it bears.")
     affinity: Affinity | None = Field(None, description="Further rules for where it may run.")
-    resources: Resources | None = Field(None, description="What it gets.")
+    resources: Resources | None = Field(None, description="What it gets; GPUs that are not named here it has not.")
 
 
 class Queue(Spec):
