@@ -78,14 +78,15 @@ def job_manifest(work: Work, runtime: OptimizationRuntime, owner: OptimizationJo
 
 
 def queue_labels(of_job: Mapping[str, str], spec: OptimizationRuntimeSpec) -> dict[str, str]:
-    """Kueue's labels of a Job: those of its OptimizationJob, else the runtime's queue.
+    """Kueue's labels of a Job: the queue of its OptimizationJob, else the runtime's; the priority the other way round.
 
-    Empty is as good as none, so that a runtime's queue can be changed for another of the namespace but not left.
+    Empty is as good as none, so that a runtime's queue can be changed for another of the namespace but not left. By its
+    priority a job may have others evicted, so the one that a runtime names stands.
     """
     queue = spec.queue
-    default = {QUEUE_LABEL: queue and queue.name, QUEUE_PRIORITY_LABEL: queue and queue.priority_class_name}
-    chosen = {label: of_job.get(label) or value for label, value in default.items()}
-    return {label: value for label, value in chosen.items() if value}
+    name = of_job.get(QUEUE_LABEL) or (queue and queue.name)
+    priority = (queue and queue.priority_class_name) or of_job.get(QUEUE_PRIORITY_LABEL)
+    return {label: value for label, value in ((QUEUE_LABEL, name), (QUEUE_PRIORITY_LABEL, priority)) if value}
 
 
 def service_manifest(work: Work, owner: OptimizationJob) -> Manifest | None:

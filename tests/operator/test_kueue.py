@@ -127,7 +127,8 @@ def test_a_life_with_a_queue(namespace: str) -> None:
 
     async def main() -> None:
         async with await Client.connect() as client, queue(client, namespace, "team") as kueue, process(settings):
-            await submit(client, namespace, {QUEUE_LABEL: "team"}, queue={"name": "x", "priorityClassName": "low"})
+            labels = {QUEUE_LABEL: "team", QUEUE_PRIORITY_LABEL: "high"}
+            await submit(client, namespace, labels, queue={"name": "x", "priorityClassName": "low"})
             status = await status_where(client, namespace, in_state("QueuedByKueue"))
             assert condition(status, "QuotaReserved") == ("False", "QueuedByKueue", ONE_WAITS)
             shown = apiserver.kubectl("--namespace", namespace, "get", "tjob").stdout

@@ -297,8 +297,25 @@ QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
         ({QUEUE: "mine"}, {"queue": {"name": "team", "priorityClassName": "low"}}, {QUEUE: "mine", PRIORITY: "low"}),
         ({QUEUE: ""}, {"queue": {"name": "team"}}, {QUEUE: "team"}),
         ({PRIORITY: "high"}, {}, {PRIORITY: "high"}),
+        ({PRIORITY: "high"}, {"queue": {"name": "team"}}, {QUEUE: "team", PRIORITY: "high"}),
+        (
+            {QUEUE: "mine", PRIORITY: "high"},
+            {"queue": {"name": "team", "priorityClassName": "low"}},
+            {QUEUE: "mine", PRIORITY: "low"},
+        ),
     ],
-    ids=["none", "the job's", "with priority", "the runtime's", "both of it", "the job's first", "no way out", "alone"],
+    ids=[
+        "none",
+        "the job's",
+        "with priority",
+        "the runtime's",
+        "both of it",
+        "the job's first",
+        "no way out",
+        "alone",
+        "a priority where the runtime has none",
+        "no priority over the runtime's",
+    ],
 )
 def test_the_queue_is_on_the_job_alone_which_then_waits(
     labels: dict[str, str], runtime: dict[str, Any], expected: dict[str, str]

@@ -160,7 +160,9 @@ class Queue(Spec):
         description="The LocalQueue, in the namespace of the job. Kueue counts what `resources` ask for."
     )
     priority_class_name: Annotated[str, Field(max_length=63), LABEL_WORD] | None = Field(
-        None, description="The WorkloadPriorityClass: who comes first in the queue, and who makes room."
+        None,
+        description="The WorkloadPriorityClass: who comes first in the queue, and who makes room. No job changes it; "
+        "left out, a job's label kueue.x-k8s.io/priority-class names one.",
     )
 
 
