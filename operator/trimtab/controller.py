@@ -145,12 +145,22 @@ class Controller:
         back only to find it again.
         """
         observed = await self._observe(key, job, now)
-        decision = reconcile(job, observed, now)
+        decision = await self._reconcile(job, observed, now)
         forbidden = await self._start_all(key, job, observed.runtime, decision.create)
         if forbidden:
-            observed = await self._observe(key, job, now)
-            decision = reconcile(job, replace(observed, forbidden=forbidden), now)
+            observed = replace(await self._observe(key, job, now), forbidden=forbidden)
+            decision = await self._reconcile(job, observed, now)
         return decision, forbidden
+
+    async def _reconcile(self, job: OptimizationJob, observed: Observed, now: datetime) -> Decision:
+        """Decide; where running work is to be deleted, once more with what it has spent, which is asked only then."""
+        decision = reconcile(job, observed, now)
+        records = self._world.works.of(job.metadata.namespace, job.metadata.uid)
+        spent = await self.pods.spent([record for record in records if record.name in decision.delete], now)
+        if not spent:
+            return decision
+        works = (replace(seen, gpu_seconds=spent.get(seen.work.name, seen.gpu_seconds)) for seen in observed.works)
+        return reconcile(job, replace(observed, works=tuple(works)), now)
 
     async def _retire(self, key: Key, job: OptimizationJob, decision: Decision) -> None:
         """Take away an ended job's Jobs, or the job itself, when they have been kept for long enough."""

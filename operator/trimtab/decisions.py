@@ -48,7 +48,7 @@ class ObservedWork:
     since: str = ""
     """Since when it runs, where that is long."""
     gpu_seconds: float = 0.0
-    """GPUs times the seconds for which it held them, once it has ended."""
+    """GPUs times the seconds for which it held them, once it has ended or is to be deleted."""
 
 
 @dataclass(frozen=True)

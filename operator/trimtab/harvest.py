@@ -12,10 +12,11 @@ from collections.abc import Mapping
 
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import BYTES, EngineName, Metric
+from trimtab.api.names import ConditionType
 from trimtab.api.quantities import decimal
 from trimtab.api.status import CandidateStatus, OptimizationJobStatus, Outcome, Published, TrialState, TrialStatus
 from trimtab.api.work import Measurement, Report, Stage, Timing
-from trimtab.conditions import is_finished
+from trimtab.conditions import is_finished, is_true
 from trimtab.decisions import Observed, ObservedWork, WorkState
 from trimtab.plan import BASELINE_TRIAL
 
@@ -31,20 +32,34 @@ def fold(status: OptimizationJobStatus, observed: Observed) -> OptimizationJobSt
         report = seen.report
         if seen.state == WorkState.SUCCEEDED and report and not report.error:
             status = _FOLDERS[report.stage](status, report, seen.work.task.metrics)
-    return settle(before, status, observed)
+    # Of a suspended job all that ran has been charged, and what ends before it is deleted is not charged again.
+    return status if is_true(before.conditions, ConditionType.SUSPENDED) else settle(before, status, observed)
 
 
 def settle(before: OptimizationJobStatus, after: OptimizationJobStatus, observed: Observed) -> OptimizationJobStatus:
-    """`after`, charged with the GPUs of all work that it has the outcome of and `before` has not, every attempt's."""
+    """`after`, charged with the GPUs of all work that it has the outcome of and `before` has not, every attempt's.
+
+    Of an attempt that still runs too: it is deleted, as nobody waits for it any more.
+    """
     held = [(s.gpu_seconds, (s.work.task.stage, s.work.task.trial)) for s in observed.works if s.gpu_seconds]
     if not held:
         return after
     known, new = Outcomes(before), Outcomes(after)
-    spent = sum(seconds for seconds, work in held if work in new and work not in known)
-    if not spent:
-        return after
-    total = decimal(float(after.cost.gpu_seconds) + spent)
-    return after.model_copy(update={"cost": after.cost.model_copy(update={"gpu_seconds": total})})
+    return _spent(after, sum(seconds for seconds, work in held if work in new and work not in known))
+
+
+def suspended(status: OptimizationJobStatus, observed: Observed) -> OptimizationJobStatus:
+    """The status of a job whose work is deleted while it runs, charged with it; once, when it becomes so."""
+    if is_true(status.conditions, ConditionType.SUSPENDED):
+        return status
+    return _spent(status, sum(seen.gpu_seconds for seen in observed.works if seen.state == WorkState.ACTIVE))
+
+
+def _spent(status: OptimizationJobStatus, gpu_seconds: float) -> OptimizationJobStatus:
+    if not gpu_seconds:
+        return status
+    total = decimal(float(status.cost.gpu_seconds) + gpu_seconds)
+    return status.model_copy(update={"cost": status.cost.model_copy(update={"gpu_seconds": total})})
 
 
 class Outcomes:

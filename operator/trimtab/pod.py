@@ -93,10 +93,11 @@ def task_text(job: Mapping[str, Any]) -> str:
 
 
 def gpus(job: Mapping[str, Any]) -> int:
-    """How many GPUs, or slices of one, each pod of a Job holds."""
-    containers = job["spec"]["template"]["spec"]["containers"]
-    limits = (limit for c in containers for limit in c.get("resources", {}).get("limits", {}).items())
-    return sum(int(amount) for name, amount in limits if is_gpu(name) and str(amount).isdigit())
+    """How many GPUs, or slices of one, each pod of a Job holds. A claim of devices counts as one, whatever it holds."""
+    pod = job["spec"]["template"]["spec"]
+    limits = (limit for c in pod["containers"] for limit in c.get("resources", {}).get("limits", {}).items())
+    counted = sum(int(amount) for name, amount in limits if is_gpu(name) and str(amount).isdigit())
+    return counted + len(pod.get("resourceClaims", []))
 
 
 def _placement(stage: Stage, spec: OptimizationRuntimeSpec) -> Manifest:

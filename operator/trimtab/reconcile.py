@@ -26,7 +26,7 @@ from trimtab.api.work import ErrorKind, Finalist, Stage
 from trimtab.candidates import baseline_is_best
 from trimtab.conditions import is_finished, parse_timestamp, timestamp
 from trimtab.decisions import Decision, Observed, ObservedWork, Refusal, Work, WorkState
-from trimtab.harvest import fold, settle
+from trimtab.harvest import fold, settle, suspended
 from trimtab.recipe import explore
 from trimtab.report import so_far
 from trimtab.search import Exploration, propose
@@ -65,7 +65,8 @@ def reconcile(job: OptimizationJob, observed: Observed, now: datetime) -> Decisi
     current = _with_status(job, fold(job.status, observed))
     if job.spec.suspend:
         # As in batch/v1, time does not pass for a suspended job.
-        paused = _with_status(current, current.status.model_copy(update={"start_time": None, "queued_since": None}))
+        status = suspended(current.status, observed)
+        paused = _with_status(current, status.model_copy(update={"start_time": None, "queued_since": None}))
         return _decide(job, narrate.progressed(paused, Reason.SUSPENDED, now), delete=active)
     try:
         return _go_on(job, current, observed, now)
@@ -246,7 +247,8 @@ def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRunti
     if left is not None and left <= 0:
         trials = [given_up(trial, job) if trial.state == TrialState.RUNNING else trial for trial in trials]
         create = []
-    status = job.status.model_copy(update={"trials": trials, "search_stopped": stopped})
+    ended = job.status.model_copy(update={"trials": trials, "search_stopped": stopped})
+    status = settle(job.status, ended, observed)
     waits = _running(trials) or _given_up(status, observed)
     return Progress(status, Reason.SEARCHING if waits else None, tuple(create))
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from builders import job_dict, make_runtime, report_for, scopes
-from kubelet import Kubelet, node
+from kubelet import Kubelet, container_status, node
 from trimtab import plan
 from trimtab.api.job import OptimizationJob
 from trimtab.api.status import OptimizationJobStatus
@@ -23,7 +23,7 @@ from trimtab.api.work import Report, Task
 from trimtab.cluster import objects
 from trimtab.cluster.client import APPLY_PATCH, MERGE_PATCH, Client, Object
 from trimtab.cluster.watch import Gone, Seen, watch
-from trimtab.conditions import find, is_finished
+from trimtab.conditions import find, is_finished, timestamp
 from trimtab.controller import Controller
 from trimtab.errors import Conflict, Unavailable
 from trimtab.feeds import Feeds
@@ -398,6 +398,37 @@ def test_suspended_and_resumed(namespace: str) -> None:
             await job_where(client, namespace, Suspended="Resumed")
             async with node(client, namespace, Simulated()):
                 await job_where(client, namespace, Complete="Published")
+
+    asyncio.run(main())
+
+
+def test_a_suspended_job_is_charged_with_the_gpus_that_its_pod_held(namespace: str) -> None:
+    """One claim of a device and seven GPUs, for an hour."""
+    spec = {
+        "resources": {"limits": {"nvidia.com/gpu": "7"}},
+        "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}],
+        "schedulerName": "nobody",  # the cluster's, which finds no node, would contradict what the kubelet says
+    }
+    since = timestamp(datetime.now(UTC) - timedelta(hours=1))
+    placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": since}
+    ready = container_status({"running": {"startedAt": since}}) | {"ready": True}
+    running = {"conditions": [placed, {"type": "Ready", "status": "True"}], "containerStatuses": [ready]}
+
+    async def main() -> None:
+        async with await Client.connect() as client, operator(namespace):
+            await add_runtime(client, namespace, **spec)
+            await submit(client, namespace, budget={"gpuSeconds": 100_000})
+            await job_where(client, namespace, Complete="Inspecting")
+            (name,) = await jobs_of(client, namespace)
+            await Kubelet(client).report(await objects.get(client, objects.JOBS, namespace, name), "Running", running)
+            await edit(client, namespace, suspend=True)
+            status = await job_where(client, namespace, Suspended="Suspended")
+            assert 8 * 3600 <= float(status.cost.gpu_seconds) < 8 * 7200
+            while await jobs_of(client, namespace):
+                await asyncio.sleep(0.1)
+            await edit(client, namespace, suspend=False)
+            resumed = await job_where(client, namespace, Suspended="Resumed")
+            assert resumed.cost.gpu_seconds == status.cost.gpu_seconds
 
     asyncio.run(main())
 

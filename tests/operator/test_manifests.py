@@ -25,7 +25,7 @@ from trimtab.manifests import (
     service_manifest,
     work_of,
 )
-from trimtab.pod import VOLUMES_PATH, claimed
+from trimtab.pod import VOLUMES_PATH, claimed, gpus
 
 FINALISTS = [Finalist(trial=n, engine="ONNXRuntime", artifact=f"sha256:{n}") for n in (0, 2)]
 
@@ -344,6 +344,27 @@ def test_what_the_playoff_has_instead() -> None:
     (timed,) = other["containers"]
     assert timed["resources"] == {"limits": {"cpu": "4"}, "requests": {}, "claims": [{"name": "gpu"}]}
     assert pod(made(Stage.TRIAL, runtime | {"playoff": instead}))["nodeSelector"] == {"pool": "train"}
+
+
+@pytest.mark.parametrize(
+    ("runtime", "held"),
+    [
+        ({}, 0),
+        ({"resources": {"limits": {"cpu": "4", "nvidia.com/gpu": "2"}}}, 2),
+        ({"resources": {"limits": {"nvidia.com/mig-1g.5gb": "1", "amd.com/gpu": "1"}}}, 2),
+        ({"resourceClaims": [{"name": n, "resourceClaimTemplateName": "t"} for n in ("a", "b")]}, 2),
+        (
+            {
+                "resources": {"limits": {"nvidia.com/gpu": "1"}},
+                "resourceClaims": [{"name": "a", "resourceClaimTemplateName": "t"}],
+            },
+            2,
+        ),
+    ],
+    ids=["none", "limits", "slices", "claims", "both"],
+)
+def test_how_many_gpus_a_pod_is_charged_for(runtime: dict[str, Any], held: int) -> None:
+    assert gpus(made(runtime=runtime)) == held
 
 
 def test_labels_find_a_job_and_its_pods_by_every_side_they_are_looked_for() -> None:

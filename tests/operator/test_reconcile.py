@@ -561,6 +561,49 @@ def test_gpus_of_a_trial_that_failed_and_of_a_job_that_failed_are_charged_too() 
     assert World(make_job(), sabotage=fail).run().cost.gpu_seconds == "30"
 
 
+def runs_on_gpus(work: Work) -> ObservedWork | None:
+    """Trials that go on, the second after an attempt that was lost."""
+    if work.task.stage != Stage.TRIAL:
+        return None
+    if work.name.endswith("trial-2-0"):
+        return replace(lost(work), gpu_seconds=5.0)
+    return ObservedWork(work, WorkState.ACTIVE, gpu_seconds=30.0)
+
+
+def test_what_runs_when_a_job_is_suspended_is_charged_once() -> None:
+    """Though it may be seen again, as after an operator that was killed before it deleted anything."""
+    world = World(make_job(budget={"gpuSeconds": 60}), sabotage=runs_on_gpus)
+    world.run()
+    assert world.job.status.cost.gpu_seconds == "0"
+    before = dict(world.works)
+    edited(world, suspend=True)
+    world.run()
+    assert world.job.status.cost.gpu_seconds == "60"
+    name = "m-01234567-trial-1-0"
+    finished = replace(world.succeed(before[name].work), gpu_seconds=31.0)
+    for seen in (before[name], finished):
+        world.works[name] = seen
+        world.run()
+        assert world.job.status.cost.gpu_seconds == "60"
+    edited(world, suspend=False)
+    world.sabotage = lambda work: replace(world.succeed(work), gpu_seconds=7.0) if work.task.trial else None
+    status = world.run()
+    assert status.cost.gpu_seconds == "72"  # of the second trial the attempt that was lost, and its last
+    assert status.search_stopped == "spec.budget.gpuSeconds: 60 of 60 are spent"
+
+
+def test_what_runs_when_a_job_fails_or_gives_a_trial_up_is_charged() -> None:
+    world = World(make_job(budget={"deadline": "1h"}), sabotage=runs_on_gpus)
+    world.run()
+    world.now = NOW + timedelta(hours=1)
+    assert (world.run().state, world.job.status.cost.gpu_seconds) == ("DeadlineExceeded", "65")
+    late = World(make_job(search={"timeout": "10m"}))
+    late.sabotage = lambda work: runs_on_gpus(work) if work.task.trial == 2 else None
+    late.run()
+    late.now = NOW + timedelta(minutes=15)
+    assert (late.run().state, late.job.status.cost.gpu_seconds) == ("BaselineIsBest", "35")
+
+
 def test_early_stopping_leaves_the_rest_of_the_space_alone() -> None:
     world = World(make_job(**SIX, search={"parallelism": 1, "earlyStopping": {"patience": 1}}))
     status = world.run()

@@ -159,8 +159,8 @@ class Budget(Spec):
         ge=1,
         le=2**31 - 1,
         description="GPUs times the seconds that pods held them; once that much is spent, no further trial is started "
-        "and the best so far wins. Those under way end, as do the playoff and publishing. GPUs are what limits name; "
-        "devices of resource claims are not counted.",
+        "and the best so far wins. Those under way end, as do the playoff and publishing. GPUs are what limits name, "
+        "and a resource claim counts as one.",
     )
 
 

@@ -170,7 +170,9 @@ class Hardware(Record):
 class Cost(Record):
     pod_seconds: Decimal = "0"
     gpu_seconds: Decimal = Field(
-        "0", description="GPUs times the seconds that finished pods held them. Pods deleted while they ran don't count."
+        "0",
+        description="GPUs times the seconds that pods held them, those included that were deleted because the job was "
+        "suspended or failed, or gave up their trial.",
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from trimtab.api.work import WORK_VERSION, Report
 from trimtab.cluster.client import Object
 from trimtab.cluster.records import TOO_LATE, JobRecord
+from trimtab.conditions import timestamp
 from trimtab.decisions import WorkState
 from trimtab.pod import CONTAINER
 
@@ -66,9 +67,15 @@ def held(job: JobRecord, pods: Sequence[Object]) -> float:
     return sum(_time_on_node(pod) for pod in pods) + gone * job.ran or job.ran
 
 
-def _time_on_node(pod: Object) -> float:
+def held_so_far(pods: Sequence[Object], now: datetime) -> float:
+    """The same of a Job whose pods still run."""
+    return sum(_time_on_node(pod, timestamp(now)) for pod in pods)
+
+
+def _time_on_node(pod: Object, until: str = "") -> float:
+    """`until` is the end of a pod that has none yet."""
     placed = [c for c in pod["status"].get("conditions", []) if c["type"] == "PodScheduled" and c["status"] == "True"]
-    ended = _finished_at(pod)
+    ended = _finished_at(pod) or until
     if not placed or not ended:
         return 0.0
     since = datetime.fromisoformat(placed[0].get("lastTransitionTime") or ended)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from trimtab.api.work import Task
 from trimtab.cluster.client import Client, Object
-from trimtab.cluster.endings import PATIENCE, held, left_by, waiting_reason
+from trimtab.cluster.endings import PATIENCE, held, held_so_far, left_by, waiting_reason
 from trimtab.cluster.objects import PODS
 from trimtab.cluster.records import TOO_LATE, JobRecord
 from trimtab.conditions import timestamp
@@ -61,6 +61,12 @@ class Pods:
             for job in asked:
                 self._learn(job, found.get(job.uid, []), now)
         return tuple(self._ended.get(job.uid) or self._active(job, now) for job in jobs)
+
+    async def spent(self, jobs: Sequence[JobRecord], now: datetime) -> dict[str, float]:
+        """The GPU-seconds of Jobs that still run, by name; for those that are to be deleted. At most one call."""
+        asked = [job for job in jobs if job.gpus]
+        found = await self._list(asked) if asked else {}
+        return {job.name: job.gpus * held_so_far(found.get(job.uid, []), now) for job in asked}
 
     def next_look(self, jobs: Iterable[JobRecord], now: datetime) -> float | None:
         """Seconds after which `observe` may tell something new though no Job has changed."""
