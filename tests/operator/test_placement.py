@@ -36,7 +36,7 @@ HOSTNAME = "kubernetes.io/hostname"
 EVERYTHING: dict[str, Any] = {
     "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
     "envFrom": [{"secretRef": {"name": "s3"}}],
-    "claims": [{"claim": "models", "mountPath": "/models", "readOnly": False}],
+    "claims": [{"claim": "models", "mountPath": "/models", "readOnly": False}, {"claim": "venv", "mountPath": "/venv"}],
     "resources": {"limits": {"nvidia.com/gpu": "1"}},
     "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}],
     "imagePullSecrets": [{"name": "registry"}],
@@ -231,6 +231,8 @@ def test_pods_of_every_stage_pass_the_restricted_standard(namespace: str, stage:
         pod = await Kubelet(client).pod_of(job)
         assert pod["spec"]["priorityClassName"] == namespace
         assert [v for v in pod["spec"]["volumes"] if "projected" in v] == []  # no token of a service account
+        claims = [v["persistentVolumeClaim"] for v in pod["spec"]["volumes"] if "persistentVolumeClaim" in v]
+        assert claims == [{"claimName": "models"}, {"claimName": "venv", "readOnly": True}]
         pod["spec"]["hostNetwork"] = True
         loose = {"metadata": {"name": "loose"}, "spec": {k: v for k, v in pod["spec"].items() if k != "priority"}}
         with pytest.raises(Forbidden, match='violates PodSecurity "restricted:latest": host namespaces'):
