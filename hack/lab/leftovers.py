@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab import network, node, paths, record
+from lab import network, node, paths, policies, record
 from lab.record import Record
 from lab.shell import LabError, run
 
@@ -38,6 +38,7 @@ def remove(before: Record) -> None:
         run("umount", mount)
     if before.node:
         network.delete()
+        policies.delete()
         _remove_cgroups()
         for name, value in before.settings.items():
             record.change(name, value)

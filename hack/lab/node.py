@@ -1,4 +1,4 @@
-"""The node: containerd with runc, the kubelet and kube-proxy, all with their state in the lab's folder.
+"""The node: containerd with runc, the kubelet, kube-proxy and kube-router, all with their state in the lab's folder.
 
 Pods are real here: namespaces, cgroups, seccomp, security contexts, volumes. The node's cgroups are under one of the
 lab's own, which is also how `down` knows the pods' processes from everybody else's.
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from lab import containerd, control, network, paths, pause, pki, processes
+from lab import containerd, control, network, paths, pause, pki, policies, processes
 from lab.processes import Daemon
 from lab.shell import LabError, require, wait_for, write
 
@@ -17,14 +17,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 def check() -> None:
     """Fail early when the machine lacks something."""
-    require("runc", "ip", "nft")
+    require("runc", "ip", "nft", *policies.PROGRAMS)
     if not (network.PLUGINS / "bridge").exists():
         raise LabError(f"{network.PLUGINS}/bridge is missing; apt-get install containernetworking-plugins")
 
 
 def start() -> None:
     """Start what doesn't run yet, and wait until the node is Ready."""
-    for client in ("kubelet", "kube-proxy"):
+    for client in ("kubelet", "kube-proxy", "kube-router"):
         pki.write_kubeconfig(control.kubeconfig(client), client, api_address().url)
     for hierarchy in hierarchies():
         (hierarchy / paths.identity()).mkdir(exist_ok=True)
@@ -33,6 +33,7 @@ def start() -> None:
     processes.ensure(_kubelet())
     processes.ensure(network.kube_proxy())
     wait_for("the node to be ready", _ready, 120)
+    processes.ensure(policies.kube_router())
 
 
 def api_address() -> control.Address:

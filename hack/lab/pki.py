@@ -41,6 +41,8 @@ def identities(api_addresses: Sequence[str], node_address: str) -> list[Identity
         Identity("kubelet", f"/O=system:nodes/CN=system:node:{NODE}"),
         Identity("kubelet-serving", f"/O=system:nodes/CN=system:node:{NODE}", [f"IP:{node_address}"]),
         Identity("kube-proxy", "/CN=system:kube-proxy"),
+        # No role that is built in reads NetworkPolicies and may not do far more.
+        Identity("kube-router", "/O=system:masters/CN=kube-router"),
     ]
 
 

@@ -53,11 +53,12 @@ TOOLS = {
     "containerd-shim-runc-v2": _containerd("containerd-shim-runc-v2"),
     "ctr": _containerd("ctr"),
     "helm": Tool("helm", "helm.sh/helm/v4/cmd/helm"),
+    "kube-router": Tool("kube-router", "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router"),
     "registry": Tool("registry", "github.com/distribution/distribution/v3/cmd/registry"),
     "versitygw": Tool("s3", "github.com/versity/versitygw/cmd/versitygw"),
 }
 CONTROL_PLANE = ("etcd", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
-NODE = ("pause", "kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr")
+NODE = ("pause", "kubelet", "kube-proxy", "kube-router", "containerd", "containerd-shim-runc-v2", "ctr")
 
 
 def path(name: str) -> Path:

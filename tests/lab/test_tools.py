@@ -17,7 +17,7 @@ def directives(module: str) -> set[str]:
     return set(block[1].split()) if block else set(re.findall(r"^tool (\S+)", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("module", ["kubernetes", "etcd", "containerd", "helm", "s3"])
+@pytest.mark.parametrize("module", ["kubernetes", "etcd", "containerd", "helm", "kube-router", "s3"])
 def test_each_tool_is_one_that_its_module_pins(module: str) -> None:
     assert {tool.package for tool in tools.TOOLS.values() if tool.module == module} == directives(module)
 

@@ -37,6 +37,15 @@ SERVICE = {
     "metadata": {"name": "guest"},
     "spec": {"selector": {"app": "guest"}, "ports": [{"port": 80}]},
 }
+POLICY = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "guest"},
+    "spec": {
+        "podSelector": {"matchLabels": {"app": "guest"}},
+        "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}],
+    },
+}
 
 
 def mounts() -> list[str]:
@@ -50,7 +59,12 @@ def links() -> list[str]:
 
 
 def rules() -> list[str]:
-    return shell.run("nft", "list", "ruleset").splitlines()
+    return shell.run("nft", "list", "ruleset").splitlines() + sets()
+
+
+def sets() -> list[str]:
+    """Addresses that rules of iptables name."""
+    return shell.run("ipset", "list", "-name").split()
 
 
 def processes() -> list[str]:
@@ -91,9 +105,10 @@ def main() -> None:
     shell.run("ip", "link", "set", "lo", "up")
     before = look()
     cluster.up()
-    for document in (POD, SERVICE):
+    for document in (POD, SERVICE, POLICY):
         cluster.kubectl("apply", "--filename=-", stdin=json.dumps(document))
     cluster.kubectl("wait", "--for=condition=Ready", "pod/guest", "--timeout=120s")
+    shell.wait_for("the policy to be enforced", lambda: bool(sets()), 60)
     during = look()
     cluster.down()
     json.dump({"before": before, "during": during, "after": look()}, sys.stdout)
