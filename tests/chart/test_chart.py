@@ -26,7 +26,7 @@ def pod_of(objects: list[Object]) -> Object:
     return pod
 
 
-def jobs_policies(*settings: str, name: str = "jobs") -> list[Object]:
+def jobs_policies(*settings: str, name: str) -> list[Object]:
     objects = render("networkPolicy.jobs.enabled=true", *settings)
     policies = (item for item in objects if item["kind"] == "NetworkPolicy")
     return [policy for policy in policies if policy["metadata"]["name"].endswith(f"-{name}")]
@@ -249,8 +249,11 @@ class TestRendered:
         ],
         ids=["role mode", "named"],
     )
-    def test_the_pods_of_jobs_have_a_policy_in_each_namespace(self, given: list[str], namespaces: list[str]) -> None:
-        policies = jobs_policies(*given)
+    @pytest.mark.parametrize("name", ["jobs", "jobs-egress", "teams"])
+    def test_the_pods_of_jobs_have_policies_in_each_namespace(
+        self, given: list[str], namespaces: list[str], name: str
+    ) -> None:
+        policies = jobs_policies(*given, name=name)
         assert [policy["metadata"]["namespace"] for policy in policies] == namespaces
         assert all(policy["spec"] == policies[0]["spec"] for policy in policies)
 
@@ -291,14 +294,20 @@ class TestRendered:
         ids=["defaults", "the API server", "named"],
     )
     def test_what_the_pods_of_jobs_may_reach(self, given: list[str], egress: Object) -> None:
-        [policy] = jobs_policies("networkPolicy.jobs.namespaces={default}", *given)
+        [policy] = jobs_policies("networkPolicy.jobs.namespaces={default}", *given, name="jobs-egress")
         dns = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
         assert policy["spec"] == {
             "podSelector": {"matchLabels": {MANAGED_LABEL: "true"}},
-            "policyTypes": ["Ingress", "Egress"],
-            "ingress": [],
+            "policyTypes": ["Egress"],
             "egress": [dns, egress],
         }
+        done = apiserver.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(policy))
+        assert done.returncode == 0, done.stderr
+
+    def test_the_pods_of_jobs_answer_nobody(self) -> None:
+        [policy] = jobs_policies("networkPolicy.jobs.namespaces={default}", name="jobs")
+        jobs = {"podSelector": {"matchLabels": {MANAGED_LABEL: "true"}}}
+        assert policy["spec"] == {**jobs, "policyTypes": ["Ingress"], "ingress": []}
         done = apiserver.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(policy))
         assert done.returncode == 0, done.stderr
 
