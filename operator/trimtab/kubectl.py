@@ -13,13 +13,27 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trimtab.api.job import OptimizationJob
+from trimtab.api.base import Record
+from trimtab.api.job import ObjectMeta, OptimizationJob
 from trimtab.api.names import GROUP
 from trimtab.api.problems import problems
+from trimtab.api.status import Condition
 from trimtab.documents import Refused
 
 KIND = f"optimizationjobs.{GROUP}"
 _NOT_THERE = "kubectl: cannot be started ({}): install it, or put it on PATH"
+
+
+class _Ending(Record):
+    conditions: list[Condition] = []
+    state: str = ""
+
+
+class Head(Record):
+    """What of a job is the same in every version: enough to find its pods, and to tell whether it has ended."""
+
+    metadata: ObjectMeta
+    status: _Ending = _Ending()
 
 
 @dataclass(frozen=True)
@@ -45,13 +59,20 @@ class Kubectl:
         except OSError as error:
             raise Refused([_NOT_THERE.format(error.strerror)]) from None
 
+    def head(self, name: str) -> Head:
+        """Of the OptimizationJob of that name, which this version need not understand."""
+        return Head.model_validate(self._get(name))
+
     def job(self, name: str) -> OptimizationJob:
-        """The OptimizationJob of that name."""
-        found = json.loads(self.call("get", KIND, name, "--output=json"))
+        """The OptimizationJob of that name, read as the operator reads it: the defaults of a newer CRD are ignored."""
         try:
-            return OptimizationJob.model_validate(found)
+            return OptimizationJob.model_validate(self._get(name), extra="ignore")
         except ValidationError as error:
             raise Refused([f"{name}: {line}" for line in problems(error, OptimizationJob)]) from None
+
+    def _get(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.call("get", KIND, name, "--output=json"))
+        return found
 
     def pods(self, selector: str) -> list[dict[str, Any]]:
         """The pods with these labels, the oldest first."""

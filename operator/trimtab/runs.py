@@ -166,7 +166,7 @@ class Stored(Record):
 def stored_run(path: Path) -> Stored:
     """Raises CannotRun for a file that is not there, or that no run wrote."""
     try:
-        return Stored.model_validate_json(path.read_bytes())
+        return Stored.model_validate_json(path.read_bytes(), extra="ignore")  # a newer version may have run
     except FileNotFoundError as error:
         raise CannotRun(f"{path}: there is no such file; name the folder of a run, which --out named") from error
     except (OSError, ValidationError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shutil
@@ -75,6 +76,13 @@ def test_a_finished_run_is_explained(finished: tuple[Path, Answer, str]) -> None
     assert answer.report.headline in text
     assert all(candidate.reason in text for candidate in answer.report.candidates)
     assert trimtab("explain", out / "status.json")[1] == text
+
+
+def test_a_run_of_a_newer_version_is_explained(finished: tuple[Path, Answer, str], tmp_path: Path) -> None:
+    stored = json.loads((finished[0] / "status.json").read_text())
+    stored["spec"]["newField"] = stored["spec"]["model"]["newField"] = 1
+    (tmp_path / "status.json").write_text(json.dumps(stored))
+    assert trimtab("explain", tmp_path)[:2] == trimtab("explain", finished[0])[:2]
 
 
 def test_a_job_is_explained_before_it_runs(digits: Path) -> None:

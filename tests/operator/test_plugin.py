@@ -8,12 +8,17 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 import apiserver
 from builders import job_dict, make_job
+from lab.shell import wait_for
 from reports import ENDINGS
 from trimtab.api.job import OptimizationJob
 from trimtab.api.report import JobReport
@@ -51,6 +56,20 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
     script.chmod(0o755)
     return folder
+
+
+@contextmanager
+def newer_crd(**fields: dict[str, Any]) -> Iterator[None]:
+    """A CRD with these fields in the spec of OptimizationJobs, in place of ours of their names."""
+    crd = yaml.safe_load((REPOSITORY / "crds" / "optimizationjobs.yaml").read_text())
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    spec["properties"] |= fields
+    done = apiserver.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump(crd))
+    assert done.returncode == 0, done.stderr
+    try:
+        yield
+    finally:
+        apiserver.install_crds()
 
 
 @pytest.mark.e2e
@@ -113,6 +132,26 @@ class TestInACluster:
             assert (code, errors) == (0, "")
             assert said.startswith(f"m: {verb}")
             assert json.loads(self.get("--output=json"))["spec"]["suspend"] is suspended
+
+    def test_the_defaults_of_a_newer_crd_are_ignored(self) -> None:
+        """They are in every object at once, before anybody has a newer plugin."""
+        self.create(make_job())
+        with newer_crd(newField={"type": "string", "default": "new"}):
+            wait_for("the new default", lambda: "newField" in self.get("--output=json"), 60)
+            assert self.kubectl("trimtab", "explain", "m")[0] == 0
+
+    def test_a_job_that_only_a_newer_version_reads_is_suspended_all_the_same(self) -> None:
+        spec = make_job().spec.wire() | {"ttlSecondsAfterFinished": "an hour"}
+        manifest = json.dumps(job_dict() | {"spec": spec, "metadata": {"name": "m"}})
+        with newer_crd(ttlSecondsAfterFinished={"type": "string"}):
+            wait_for("the new form", lambda: self.kubectl("create", "-f", "-", stdin=manifest)[0] == 0, 60)
+            code, _, errors = self.kubectl("trimtab", "explain", "m")
+            assert (code, errors.startswith("m: spec.ttlSecondsAfterFinished: ")) == (2, True)
+            for verb, suspended in (("suspend", True), ("resume", False)):
+                assert self.kubectl("trimtab", verb, "m")[0] == 0
+                assert json.loads(self.get("--output=json"))["spec"]["suspend"] is suspended
+            assert self.kubectl("trimtab", "logs", "m")[2].startswith("m: no such pod of it is there")
+            self.kubectl("delete", "optimizationjobs.trimtab.dev", "m")
 
     def test_what_has_ended_is_not_suspended(self) -> None:
         self.create(ENDINGS["winner"]())

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.api.answer import Answer
-from trimtab.api.job import OptimizationJob
 from trimtab.api.names import ATTEMPT_LABEL, JOB_UID_LABEL, STAGE_LABEL, TRIAL_LABEL
 from trimtab.conditions import is_finished
 from trimtab.documents import Refused
 from trimtab.explain import explain
-from trimtab.kubectl import Kubectl
+from trimtab.kubectl import Head, Kubectl
 from trimtab.page import files
 from trimtab.pod import CONTAINER
 from trimtab.report import build
@@ -56,7 +55,7 @@ def _report(given: argparse.Namespace, kubectl: Kubectl) -> Said:
 
 
 def _logs(given: argparse.Namespace, kubectl: Kubectl) -> Said:
-    selector = _selector(given, kubectl.job(given.name))
+    selector = _selector(given, kubectl.head(given.name))
     pods = kubectl.pods(selector)
     if not pods:
         raise Refused([f"{given.name}: no such pod of it is there: kubectl trimtab explain {given.name} says why"])
@@ -69,7 +68,7 @@ def _logs(given: argparse.Namespace, kubectl: Kubectl) -> Said:
     return Answer(command=given.verb, exit_code=max(codes)), ""
 
 
-def _selector(given: argparse.Namespace, job: OptimizationJob) -> str:
+def _selector(given: argparse.Namespace, job: Head) -> str:
     wanted = {JOB_UID_LABEL: job.metadata.uid, STAGE_LABEL: given.stage, TRIAL_LABEL: given.trial}
     return ",".join(f"{label}={value}" for label, value in wanted.items() if value is not None)
 
@@ -85,7 +84,7 @@ def _log(pod: dict[str, Any], kubectl: Kubectl) -> int:
 
 def _suspend(given: argparse.Namespace, kubectl: Kubectl) -> Said:
     suspended = given.verb == "suspend"
-    job = kubectl.job(given.name)
+    job = kubectl.head(given.name)
     if is_finished(job.status.conditions):
         raise Refused([f"{given.name}: has ended ({job.status.state}): nothing runs; create a new job to run it again"])
     kubectl.suspend(given.name, suspended)
