@@ -1,8 +1,9 @@
 """Start the operator: kopf as the watch layer, and everything else as plain tasks beside it.
 
 kopf is used for what it is good at, following our own kinds, and for nothing else: only `on.event`, which never
-retries and writes nothing; no change handlers, so no annotation and no finalizer appears on anybody's object; no
-peering, no events of its own. The handlers hand an object to `feeds` and return; the queue's workers do the rest.
+retries and writes nothing; no change handlers, so no annotation and no finalizer appears on anybody's object, nor is
+one taken away; no peering, no events of its own. The handlers hand an object to `feeds` and return; the queue's
+workers do the rest.
 
 A task that ends with an error ends the process: a restart is fast and loses nothing, while an operator without one of
 its watches would look alive and be deaf. Where namespaces are named, one of them may be deleted, and its role with
@@ -22,6 +23,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import kopf
 import uvloop
@@ -260,6 +262,8 @@ def _kopf_settings() -> kopf.OperatorSettings:
     # An object's worker holds what it was last given while it waits for more: 27 kB each, and thousands after a list.
     settings.queueing.idle_timeout = 0.1
     settings.persistence.diffbase_storage = _NoDiffs()
+    # kopf takes its finalizer off whatever has it and no handler that needs it: a tenant may have written its default.
+    settings.persistence.finalizer = f"{GROUP}/{uuid4()}"
     return settings
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from builders import job_dict
+from faulty import faulty
 from kubelet import node
 from operators import answer, fetch, free_port, process, published, submit
 from trimtab.cluster import objects
-from trimtab.cluster.client import Client
+from trimtab.cluster.client import MERGE_PATCH, Client
 from trimtab.errors import AlreadyExists
 from trimtab.settings import Settings
 
@@ -58,6 +60,33 @@ def test_from_an_applied_manifest_to_a_winner_with_a_kill_and_a_polite_end(names
             ours = [e["reason"] for e in events if e.get("reportingController") == "trimtab.dev/operator"]
             assert set(ours) >= {"TrialSucceeded", "CandidateSelected", "Published", "Complete"}
             assert not [e for e in events if "kopf" in json.dumps(e)]
+
+    asyncio.run(main())
+
+
+def test_a_finalizer_of_kopfs_is_left_to_whoever_wrote_it(namespace: str, tmp_path: Path) -> None:
+    """kopf takes its own off whatever no handler needs to be kept, and would do so again at every event."""
+    settings = Settings(watch_namespaces=[namespace], http_port=free_port())
+    kopfs = ["kopf.zalando.org/KopfFinalizerMarker"]
+    manifest = job_dict(suspend=True)
+
+    async def main() -> None:
+        async with await Client.connect() as client, node(client, namespace, answer()), faulty() as proxy:
+            for name in ("kept", "deleted"):
+                manifest["metadata"] = {"name": name, "namespace": namespace, "finalizers": kopfs}
+                await objects.create(client, objects.OPTIMIZATION_JOBS, manifest)
+            kept, deleted = (objects.OPTIMIZATION_JOBS.path(namespace, name) for name in ("kept", "deleted"))
+            async with process(settings, KUBECONFIG=str(proxy.kubeconfig(tmp_path / "kubeconfig"))):
+                await fetch(settings.http_port, "/healthz")
+                await client.request("DELETE", deleted)
+                await client.request("PATCH", kept, body={"metadata": {"labels": {"a": "b"}}}, headers=MERGE_PATCH)
+                await submit(client, namespace)
+                await published(client, namespace)
+            for path in (kept, deleted):
+                assert (await client.request("GET", path))["metadata"]["finalizers"] == kopfs
+                await client.request("PATCH", path, body={"metadata": {"finalizers": None}}, headers=MERGE_PATCH)
+            assert proxy.seen["PATCH optimizationjobs/status"] > 0
+            assert proxy.seen["PATCH optimizationjobs"] == 0
 
     asyncio.run(main())
 
