@@ -154,7 +154,7 @@ _ON_NOTHING: dict[str, tuple[str, list[tuple[str, str]], Mapping[str, str]]] = {
 
 
 async def _health(host: str, port: int) -> list[str]:
-    url = URL.build(scheme="http", host=host, port=port, path="/healthz")
+    url = URL.build(scheme="http", host=host, port=port, path="/readyz")
     timeout = aiohttp.ClientTimeout(total=HEALTH_SECONDS)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:

@@ -39,7 +39,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Health:
-    """Whether the process can still do its work; a kubelet restarts it when it cannot."""
+    """Whether the process can do its work.
+
+    A kubelet restarts one that cannot any more. One that cannot yet is left alone and is not ready: a rollout keeps the
+    replica before it.
+    """
 
     feeds: Feeds
     lag: float = 0.0
@@ -56,6 +60,11 @@ class Health:
         late = [f"the event loop is {self.lag:.0f}s late"] if self.lag > LONGEST_LAG else []
         return late + self.feeds.dead
 
+    def obstacles(self) -> list[str]:
+        """What keeps it from leading if it had to, so a replica that stands by has none."""
+        unknown = "what is in the cluster is not known yet: the operator's log says what it waits for"
+        return self.problems() + ([] if self.feeds.synchronized else [unknown])
+
 
 @dataclass
 class Server:
@@ -71,6 +80,7 @@ class Server:
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
                 web.post("/alerts", self._alerts),
             ]
@@ -87,8 +97,10 @@ class Server:
         await self._runner.cleanup()
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        problems = self.health.problems()
-        return web.Response(text="\n".join(problems) or "ok", status=503 if problems else 200)
+        return _well(self.health.problems())
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        return _well(self.health.obstacles())
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
@@ -158,3 +170,7 @@ class Server:
         if item is None or item["metadata"]["uid"] != about.uid:
             raise NotFound("it is not here; its rule outlived it")
         return item
+
+
+def _well(problems: Sequence[str]) -> web.Response:
+    return web.Response(text="\n".join(problems) or "ok", status=503 if problems else 200)

@@ -46,7 +46,7 @@ class Settings(Spec):
         8080,
         ge=1,
         le=65535,
-        description="Where /metrics, /healthz and the webhook /alerts are served, on all addresses.",
+        description="Where /metrics, /healthz, /readyz and the webhook /alerts are served, on all addresses.",
     )
     alerts_token_file: str | None = Field(
         None,

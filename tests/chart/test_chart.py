@@ -136,6 +136,11 @@ class TestRendered:
         bound = [item["roleRef"]["name"] for item in render(*given) if item["kind"] == "ClusterRoleBinding"]
         assert ("trimtab-cluster-runtimes" in bound) == read
 
+    def test_a_rollout_waits_for_a_replica_that_knows_the_cluster_and_nobody_is_killed_for_not_knowing_it(self) -> None:
+        [container] = pod_of(render())["spec"]["containers"]
+        probes = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+        assert probes == {"startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz"}
+
     def test_replicas_elect_one_by_a_lease_of_their_own(self) -> None:
         objects = render("replicaCount=2")
         deployment = the("Deployment", objects)["spec"]

@@ -93,7 +93,7 @@ def test_each_thing_that_is_missing_is_a_line(tmp_path: Path) -> None:
     finally:
         apiserver.kubectl("delete", "quota", "full", "--namespace", SERVED)
         upgrade()
-    assert f"the operator at http://127.0.0.1:{settings.http_port}/healthz does not answer" in lines[0]
+    assert f"the operator at http://127.0.0.1:{settings.http_port}/readyz does not answer" in lines[0]
     told = [line.partition(":")[0] for line in lines[1:]]
     assert told == [
         f"list modelmonitors in {SERVED}",
@@ -103,6 +103,32 @@ def test_each_thing_that_is_missing_is_a_line(tmp_path: Path) -> None:
         f"patch leases in {NAMESPACE}",
     ]
     assert "exceeded quota: full" in lines[2]
+
+
+def test_without_a_crd_it_is_alive_and_not_ready_and_with_it_a_replica_that_stands_by_is_ready_too(
+    tmp_path: Path,
+) -> None:
+    role_mode = f"settings.watchNamespaces={{{SERVED}}}"
+    upgrade(role_mode)
+    apiserver.kubectl("delete", "crd", "modelmonitors.trimtab.dev")
+    account, lease = str(operator_account(tmp_path)), f"{NAMESPACE}/trimtab"
+    first, second = (Settings(watch_namespaces=[SERVED], http_port=free_port(), lease=lease) for _ in range(2))
+
+    async def main() -> None:
+        async with process(first, KUBECONFIG=account), process(second, KUBECONFIG=account):
+            for replica in (first, second):
+                assert await fetch(replica.http_port, "/healthz") == "ok"
+                assert "not known yet" in await fetch(replica.http_port, "/readyz")
+            await asyncio.to_thread(upgrade, role_mode)
+            async with asyncio.timeout(60):
+                for replica in (first, second):
+                    while await fetch(replica.http_port, "/readyz") != "ok":
+                        await asyncio.sleep(0.1)
+
+    try:
+        asyncio.run(main())
+    finally:
+        upgrade(role_mode)
 
 
 def complaints(account: Path, settings: Settings) -> list[str]:
@@ -122,7 +148,7 @@ def test_whatever_the_operator_may_do_is_tried(given: list[str]) -> None:
     assert roles
     rules = [rule for role in roles for rule in role["rules"]]
     allowed = {(verb, resource) for rule in rules for verb in rule["verbs"] for resource in rule["resources"]}
-    # A watch is what /healthz is about, and a create is asked for by the server-side apply.
+    # A watch is what /readyz is about, and a create is asked for by the server-side apply.
     assert {pair for pair in allowed if pair[0] != "watch"} - {("create", "configmaps")} <= tried
 
 

@@ -312,6 +312,19 @@ def test_health_tells_of_a_late_loop_and_of_dead_watches(namespace: str, tmp_pat
                 503,
                 "the event loop is 15s late\nthe watch of optimizationjobs misses changes",
             )
+            assert await it.request("GET", "/readyz") == await it.request("GET", "/healthz")
+
+    asyncio.run(main())
+
+
+def test_until_the_cluster_is_known_it_is_well_and_not_ready(namespace: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(namespace, tmp_path) as it:
+            assert await it.request("GET", "/readyz") == (200, "ok")
+            it.feeds.synchronized = False
+            assert await it.request("GET", "/healthz") == (200, "ok")
+            status, text = await it.request("GET", "/readyz")
+            assert (status, text.startswith("what is in the cluster is not known yet")) == (503, True)
 
     asyncio.run(main())
 
