@@ -134,7 +134,7 @@ class TestRendered:
         self, given: list[str], read: bool
     ) -> None:
         bound = [item["roleRef"]["name"] for item in render(*given) if item["kind"] == "ClusterRoleBinding"]
-        assert ("trimtab-cluster-runtimes" in bound) == read
+        assert (f"trimtab-{NAMESPACE}-cluster-runtimes" in bound) == read
 
     def test_a_rollout_waits_for_a_replica_that_knows_the_cluster_and_nobody_is_killed_for_not_knowing_it(self) -> None:
         [container] = pod_of(render())["spec"]["containers"]

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -106,6 +107,15 @@ def generated() -> dict[str, Object]:
     return {plural: crd["spec"]["versions"][0]["schema"] for plural, crd in crds.items()}
 
 
+PEOPLES = {"trimtab-view", "trimtab-edit", "trimtab-admin"}
+
+
+def cluster_roles() -> set[str]:
+    """What there is of ours, whichever release made it."""
+    items = get("clusterroles", "-l", "app.kubernetes.io/part-of=trimtab")["items"]
+    return {item["metadata"]["name"] for item in items}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def release() -> Iterator[None]:
     apiserver.kubectl("delete", "--ignore-not-found", "-f", ROOT / "crds")
@@ -137,6 +147,7 @@ def test_a_release_lives_and_what_people_made_outlives_it() -> None:
     assert workers() == "4", "values that were given at install are kept"
     assert get("secret", "trimtab-alerts")["data"] == token
     assert uids() == before
+    assert cluster_roles() == {"trimtab", f"trimtab-{NAMESPACE}-cluster-runtimes", *PEOPLES}
     for plural, spec in stored().items():
         assert within(specs[plural], spec), "new fields may have defaults; none was lost"
         KINDS[plural].model_validate(get(plural, "old"))
@@ -166,6 +177,45 @@ def test_a_second_release_is_told_whose_the_crds_are() -> None:
     helm("install", "other", CHART, "--set", "crds.enabled=false")
     helm("uninstall", "other")
     assert stored()
+
+
+@pytest.fixture
+def team() -> Iterator[str]:
+    """A namespace with a user of its name, who may do everything in it and nothing elsewhere."""
+    name = f"team-{uuid4().hex[:8]}"
+    for words in (
+        ("namespace", name),
+        ("rolebinding", "owner", "--clusterrole=cluster-admin", f"--user={name}", f"--namespace={name}"),
+    ):
+        done = apiserver.kubectl("create", *words)
+        assert done.returncode == 0, done.stderr
+    yield name
+    apiserver.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def test_a_team_installs_it_beside_another_of_its_name_with_no_right_on_the_cluster(team: str) -> None:
+    def helm_as_team(verb: str, *words: str | Path) -> tuple[int, str]:
+        done = apiserver.helm(verb, "trimtab", *words, "--namespace", team, "--kube-as-user", team)
+        return done.returncode, done.stderr
+
+    before = cluster_roles()
+    own = ("--set", f"crds.enabled=false,settings.watchNamespaces={{{team}}}")
+    code, said = helm_as_team("install", CHART, *own)
+    assert (code, 'clusterroles.rbac.authorization.k8s.io "trimtab-view" is forbidden' in said) == (1, True), said
+    alone = (*own, "--set", "aggregatedRoles.enabled=false")
+    assert helm_as_team("install", CHART, *alone) == (0, "")
+    assert helm_as_team("upgrade", CHART, *alone, "--set", "settings.workers=4") == (0, "")
+    assert cluster_roles() == before
+    assert helm_as_team("uninstall") == (0, "")
+
+
+def test_releases_of_one_name_may_both_read_the_runtimes_of_the_cluster(team: str) -> None:
+    own = f"crds.enabled=false,aggregatedRoles.enabled=false,clusterRuntimes=true,settings.watchNamespaces={{{team}}}"
+    before = cluster_roles()
+    for words in (("install", "trimtab", CHART, "--set", own), ("uninstall", "trimtab")):
+        done = apiserver.helm(*words, "--namespace", team)
+        assert done.returncode == 0, done.stderr
+    assert cluster_roles() == before
 
 
 def test_values_of_the_previous_chart_that_moved_are_named() -> None:

@@ -42,6 +42,16 @@ class Crds(Spec):
     )
 
 
+class AggregatedRoles(Spec):
+    """The rights of people, added to Kubernetes' own roles `view`, `edit` and `admin`."""
+
+    enabled: bool = Field(
+        True,
+        description="Make the ClusterRoles that are added to Kubernetes' own view, edit and admin. They are named by "
+        "the release: of two releases of one name, one makes them.",
+    )
+
+
 class ServiceAccount(Spec):
     """Who the operator is to the API server. Roles are bound to it either way."""
 
@@ -189,6 +199,9 @@ class Values(Spec):
         "which takes a ClusterRole that reads them. Where all namespaces are served this is so anyway.",
     )
     crds: Crds = Field(Crds(), description="The CustomResourceDefinitions.")
+    aggregated_roles: AggregatedRoles = Field(
+        AggregatedRoles(), description="What people may do with our kinds, by the roles they have."
+    )
     service_account: ServiceAccount = Field(ServiceAccount(), description="Who the operator is to the API server.")
     alerts: Alerts = Field(Alerts(), description="The webhook that Alertmanager calls.")
     metrics: Metrics = Field(Metrics(), description="What watches the operator.")
