@@ -25,7 +25,7 @@ from monitors import make_monitor
 from operators import answer, create_runtime, free_port
 from trimtab.api.work import ErrorKind, Report, Stage, Task
 from trimtab.cluster import objects
-from trimtab.cluster.client import Client, Object
+from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.errors import Temporary
 from trimtab.settings import Settings
 
@@ -180,6 +180,16 @@ async def _acknowledged(port: int, alert: Object) -> None:
                     if response.status == 200:
                         return
             await asyncio.sleep(0.2)
+
+
+async def use_up(client: Client, namespace: str, what: str = "count/jobs.batch") -> str:
+    """A quota of none at all; its path."""
+    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
+    used_up = {"hard": {what: "0"}}
+    await client.request("POST", quotas, body={"metadata": {"name": "q"}, "spec": used_up})
+    status = used_up | {"used": {what: "0"}}
+    await client.request("PATCH", f"{quotas}/q/status", body={"status": status}, headers=MERGE_PATCH)
+    return f"{quotas}/q"
 
 
 async def listed(client: Client, resource: objects.Resource, namespace: str) -> list[Object]:

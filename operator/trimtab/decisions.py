@@ -45,6 +45,8 @@ class ObservedWork:
     """Why it failed, where the report does not say: `OOMKilled`, `DeadlineExceeded`, `exit code 137`."""
     queue: str = ""
     """The queue that holds it back, while one does."""
+    refused: Reason | None = None
+    """Why the API server lets it have no pod, which the message says in its words."""
     since: str = ""
     """Since when it runs, where that is long."""
     gpu_seconds: float = 0.0

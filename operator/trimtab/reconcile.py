@@ -159,8 +159,10 @@ def _held_back(status: OptimizationJobStatus, observed: Observed) -> Reason | No
     """Why nothing at all gets on, if that is so."""
     if status.queued_since:
         return Reason.QUEUED_BY_KUEUE
-    runs = any(seen.state == WorkState.ACTIVE for seen in observed.works)
-    return observed.forbidden.reason if observed.forbidden and not runs else None
+    refused = [seen.refused for seen in observed.works if seen.state == WorkState.ACTIVE]
+    if observed.forbidden:
+        refused.insert(0, observed.forbidden.reason)
+    return refused[0] if refused and all(refused) else None
 
 
 def _in_queue(observed: Observed) -> list[str]:

@@ -67,7 +67,7 @@ def attempts(settings: Settings, own: str) -> Iterator[Attempt]:
     """What to try. Where all namespaces are served, writes are tried in the operator's `own`."""
     served: list[str | None] = [*settings.watch_namespaces] or [None]
     for namespace in served:
-        for resource in (*RESOURCES.values(), objects.JOBS, objects.PODS):
+        for resource in (*RESOURCES.values(), objects.JOBS, objects.PODS, objects.EVENTS):
             yield Attempt("list", resource, namespace)
         yield from _writes(namespace or own)
     if not settings.watch_namespaces:

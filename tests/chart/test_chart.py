@@ -446,6 +446,8 @@ class TestInstalled:
             ("patch", "optimizationjobs.trimtab.dev/status", True),
             ("patch", "optimizationjobs.trimtab.dev", False),
             ("create", "pods", False),
+            ("list", "events.events.k8s.io", True),
+            ("get", "events.events.k8s.io", False),
             ("get", "secrets", False),
             ("delete", "optimizationjobs.trimtab.dev", True),
             ("delete", "modelmonitors.trimtab.dev", False),

@@ -97,12 +97,13 @@ def test_each_thing_that_is_missing_is_a_line(tmp_path: Path) -> None:
     told = [line.partition(":")[0] for line in lines[1:]]
     assert told == [
         f"list modelmonitors in {SERVED}",
+        f"list events in {SERVED}",
         f"create jobs in {SERVED}",
         f"create events in {SERVED}",
         f"get leases in {NAMESPACE}",
         f"patch leases in {NAMESPACE}",
     ]
-    assert "exceeded quota: full" in lines[2]
+    assert "exceeded quota: full" in lines[3]
 
 
 def test_without_a_crd_it_is_alive_and_not_ready_and_with_it_a_replica_that_stands_by_is_ready_too(

@@ -80,7 +80,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _needs() -> dict[str, str]:
     """What a given cluster lacks for a file's tests."""
-    needs = {"test_image_volume.py": "needs the lab: its node pulls from a registry of this machine"}
+    needs = {
+        "test_image_volume.py": "needs the lab: its node pulls from a registry of this machine",
+        "test_policies.py": "needs the lab: pods have addresses of its choice, and its agent enforces policies",
+    }
     if not TORCH_IMAGE:
         needs["test_slice_b.py"] = (
             "needs the image jobs-torch where the cluster pulls; TRIMTAB_E2E_TORCH_IMAGE=1 says so"

@@ -11,20 +11,21 @@ import pytest
 
 from builders import broken, job_dict, make_runtime
 from kubelet import Kubelet, container_status, cuttable, ended
+from stories import use_up
 from trimtab import plan
 from trimtab.api.job import OptimizationJob
-from trimtab.api.names import EventReason
+from trimtab.api.names import EventReason, Reason
 from trimtab.api.status import Inspection
 from trimtab.api.work import ErrorKind, Report, Stage
 from trimtab.cluster import client as client_module
 from trimtab.cluster import objects
-from trimtab.cluster.client import Client, Object
+from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.cluster.endings import PATIENCE
 from trimtab.cluster.pods import INTERVAL, LONG, TERMINATION, Pods, unreadable
 from trimtab.cluster.records import JobRecord, record_of
 from trimtab.cluster.watch import Collection, Gone, Listed, Seen, _follow, watch
 from trimtab.decisions import Event, ObservedWork, WorkState
-from trimtab.errors import Conflict, Expired, NotFound, Refused
+from trimtab.errors import Conflict, Expired, Forbidden, NotFound, Refused
 from trimtab.manifests import job_manifest, metadata_of, owner_reference
 
 pytestmark = pytest.mark.e2e
@@ -467,6 +468,111 @@ def test_why_a_pod_does_not_start(namespace: str, state: Object | None, message:
         assert pods.next_look([record], later + timedelta(seconds=5)) == INTERVAL.total_seconds() - 5
 
     run(scenario)
+
+
+async def no_quota(client: Client, namespace: str) -> None:
+    await use_up(client, namespace, "pods")
+
+
+async def no_room(client: Client, namespace: str) -> None:
+    """A LimitRange that wants limits of everybody."""
+    limits = [{"type": "Container", "min": {"cpu": "1m"}, "max": {"cpu": "2"}}]
+    body = {"metadata": {"name": "r"}, "spec": {"limits": limits}}
+    await client.request("POST", f"/api/v1/namespaces/{namespace}/limitranges", body=body)
+
+
+async def no_privilege(client: Client, namespace: str) -> None:
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    body = {"metadata": {"labels": labels}}
+    await client.request("PATCH", f"/api/v1/namespaces/{namespace}", body=body, headers=MERGE_PATCH)
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "resources", "reason", "words"),
+    [
+        (no_quota, {}, Reason.QUOTA_EXCEEDED, "exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=0"),
+        (no_room, {"limits": {"cpu": "4"}}, Reason.FORBIDDEN, "maximum cpu usage per Container is 2, but limit is 4"),
+        (no_privilege, {}, Reason.FORBIDDEN, 'violates PodSecurity "restricted:latest": privileged (container "'),
+    ],
+)
+def test_why_a_job_gets_no_pod(
+    namespace: str,
+    obstacle: Callable[[Client, str], Awaitable[None]],
+    resources: Object,
+    reason: Reason,
+    words: str,
+) -> None:
+    """The Job is let in, and its pod is not."""
+
+    async def scenario(_: Client) -> None:
+        async with cuttable() as (client, _proxy, calls):
+            await obstacle(client, namespace)
+            manifest = inspect_manifest(await submit(client, namespace), resources=resources)
+            if obstacle == no_privilege:
+                manifest["spec"]["template"]["spec"]["containers"][0]["securityContext"] = {"privileged": True}
+            job = await objects.create(client, objects.JOBS, manifest)
+            await told(client, job, "FailedCreate")
+            record, pods = record_of(job), Pods(client)
+            assert record.starting_since
+            assert [seen.message for seen in await pods.observe([record], record.starting_since)] == [""]
+            calls.clear()
+            now = record.starting_since + PATIENCE
+            (seen,) = await pods.observe([record], now)
+            assert (seen.state, seen.refused) == (WorkState.ACTIVE, reason)
+            assert seen.message.startswith(f"no pod can be created: {words}")
+            assert calls == [("GET", "pods", 200), ("GET", "events", 200)]
+            assert await pods.observe([record], now + timedelta(seconds=1)) == (seen,)
+            assert len(calls) == 2
+            assert pods.next_look([record], now) == INTERVAL.total_seconds()
+
+    run(scenario)
+
+
+def test_a_job_that_got_its_pod_is_looked_at_without_delay(namespace: str) -> None:
+    async def scenario(client: Client) -> None:
+        quota = await use_up(client, namespace, "pods")
+        job = await objects.create(client, objects.JOBS, inspect_manifest(await submit(client, namespace)))
+        await told(client, job, "FailedCreate")
+        record, pods = record_of(job), Pods(client)
+        assert record.starting_since
+        (seen,) = await pods.observe([record], now := record.starting_since + PATIENCE)
+        assert seen.refused == Reason.QUOTA_EXCEEDED
+        await client.request("DELETE", quota)
+        await looked_at_by_the_scheduler(Kubelet(client), job)
+        record = await changed(client, job, lambda new: new.version > record.version)
+        assert pods.next_look([record], now) == 0
+        (seen,) = await pods.observe([record], now)
+        assert (seen.refused, seen.message) == (None, "Unschedulable: no nodes available to schedule pods")
+        assert pods.next_look([record], now) == INTERVAL.total_seconds()
+
+    run(scenario)
+
+
+def test_without_the_right_to_read_events_a_job_without_a_pod_is_told_of(namespace: str) -> None:
+    class Unprivileged(Client):
+        async def request(self, verb: str, path: str, *arguments: Any, **options: Any) -> Object:
+            if path.endswith("/events"):
+                raise Forbidden("events is forbidden")
+            return await super().request(verb, path, *arguments, **options)
+
+    async def scenario(client: Client) -> None:
+        await use_up(client, namespace, "pods")
+        job = await objects.create(client, objects.JOBS, inspect_manifest(await submit(client, namespace)))
+        record = record_of(job)
+        assert record.starting_since
+        async with await Unprivileged.connect() as unprivileged:
+            (seen,) = await Pods(unprivileged).observe([record], record.starting_since + PATIENCE)
+        assert seen.refused is None
+        assert seen.message == f"no pod was created: kubectl describe job {record.name} says why"
+
+    run(scenario)
+
+
+async def told(client: Client, job: Object, reason: str) -> None:
+    """Until the Job's controller has recorded such an event."""
+    query = [("fieldSelector", f"regarding.uid={job['metadata']['uid']},reason={reason}")]
+    while not (await client.request("GET", objects.EVENTS.path(job["metadata"]["namespace"]), query))["items"]:
+        await asyncio.sleep(0.05)
 
 
 def test_a_pod_that_waited_until_the_deadline_is_told_so(namespace: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from builders import job_dict, make_runtime, report_for, scopes
 from kubelet import Kubelet, container_status, node
+from stories import use_up
 from trimtab import plan
 from trimtab.api.job import OptimizationJob
 from trimtab.api.status import OptimizationJobStatus
@@ -643,16 +644,6 @@ def test_a_job_that_kubernetes_refuses_fails_with_its_words(namespace: str) -> N
             assert await jobs_of(client, namespace) == []
 
     asyncio.run(main())
-
-
-async def use_up(client: Client, namespace: str) -> str:
-    """A quota of no Jobs at all; its path."""
-    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
-    used_up = {"hard": {"count/jobs.batch": "0"}}
-    await client.request("POST", quotas, body={"metadata": {"name": "q"}, "spec": used_up})
-    status = used_up | {"used": {"count/jobs.batch": "0"}}
-    await client.request("PATCH", f"{quotas}/q/status", body={"status": status}, headers=MERGE_PATCH)
-    return f"{quotas}/q"
 
 
 def test_the_deadline_of_a_job_without_quota_is_not_slept_through(namespace: str) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from builders import broken
-from kubelet import Kubelet, container_status, played
-from stories import listed, new_namespace, ours, stage_of
+from kubelet import Kubelet, container_status, node, played
+from stories import listed, new_namespace, ours, stage_of, use_up
 from trimtab.api.job import OptimizationJob
 from trimtab.api.status import OptimizationJobStatus, TrialState
 from trimtab.api.work import ErrorKind
@@ -28,7 +28,7 @@ from trimtab.errors import NotFound
 from trimtab.manifests import controller_of, work_of
 
 from .test_cluster import add_node, bind
-from .test_controller import Simulated, add_runtime, message, operator, submit
+from .test_controller import Simulated, add_runtime, job_where, message, operator, submit
 
 pytestmark = pytest.mark.e2e
 
@@ -248,3 +248,22 @@ def test_at_every_attempt_of_inspect_the_job_says_why_it_failed(kubeconfig: str,
         assert CASES[name].words in told
 
     all_cases(test, names)
+
+
+def test_a_quota_of_pods_is_named_and_a_job_goes_on_once_it_is_lifted(namespace: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client, operator(namespace):
+            quota = await use_up(client, namespace, "pods")
+            await add_runtime(client, namespace, **RUNTIME)
+            await submit(client, namespace)
+            waiting = await job_where(client, namespace, Complete="QuotaExceeded")
+            assert "inspect-0 waits: no pod can be created: exceeded quota: q" in message(waiting, "Complete")
+            assert waiting.state == "QuotaExceeded"
+            await client.request("DELETE", quota)
+            async with node(client, namespace, Simulated()) as ran:
+                done = await job_where(client, namespace, Complete="Published")
+            assert (sorted(stage_of(name) for name in ran), "quota" in message(done, "Complete")) == (WORKS, False)
+            events = [e["reason"] for e in await listed(client, objects.EVENTS, namespace) if ours(e)]
+            assert events.count("NotStarted") == 1
+
+    asyncio.run(main())

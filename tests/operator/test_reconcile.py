@@ -376,6 +376,38 @@ def test_what_the_api_server_forbids_is_the_state_of_a_job_of_which_nothing_runs
     assert told.message.endswith("403 exceeded quota: q")
 
 
+NO_POD = "no pod can be created: exceeded quota: q"
+
+
+@pytest.mark.parametrize(
+    ("refused", "state"),
+    [
+        ((Reason.QUOTA_EXCEEDED, Reason.QUOTA_EXCEEDED), "QuotaExceeded"),
+        ((Reason.FORBIDDEN, Reason.FORBIDDEN), "Forbidden"),
+        ((Reason.QUOTA_EXCEEDED, None), "Searching"),
+        ((None, None), "Searching"),
+    ],
+)
+def test_pods_that_are_refused_are_the_state_of_a_job_that_has_no_other(
+    refused: tuple[Reason | None, ...], state: str
+) -> None:
+    world = World(make_job(search={"parallelism": 2}))
+    world.sabotage = lambda work: (
+        ObservedWork(work, WorkState.ACTIVE, None, NO_POD, refused=refused[work.task.trial - 1])
+        if work.task.trial
+        else None
+    )
+    world.run()
+    told = "; ".join(f"m-01234567-trial-{trial}-0 waits: {NO_POD}" for trial in (1, 2))
+    assert world.condition("Complete") == ("False", state, f"0 of 2 trials finished; {told}")
+    warned = [event.message for event in world.events if event.warning]
+    assert warned == ([f"0 of 2 trials finished; {told}"] if state != "Searching" else [])
+
+    world.works = {name: world.succeed(seen.work) for name, seen in world.works.items()}
+    world.sabotage = lambda work: None
+    assert world.run().state == "Published"
+
+
 def test_a_queue_is_left_by_suspending_or_by_an_end() -> None:
     world = World(make_job(), sabotage=in_queue)
     world.run()

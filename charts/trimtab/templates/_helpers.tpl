@@ -60,9 +60,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [services]
   verbs: [create, get]
+# For why a Job gets no pod: only its events say so.
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create]
+  verbs: [create, list]
 # The Prometheus rules of monitors, written with server-side apply.
 - apiGroups: [""]
   resources: [configmaps]

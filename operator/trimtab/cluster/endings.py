@@ -21,10 +21,8 @@ LOST = "if it is gone for good, delete its Node object"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 
 
-def waiting_reason(pods: Sequence[Object], job: str, now: datetime) -> str:
+def waiting_reason(pods: Sequence[Object], now: datetime) -> str:
     """Why no pod of an active Job is ready, or nothing if one is about to be."""
-    if not pods:
-        return f"no pod was created: kubectl describe job {job} says why"
     return next(filter(None, (_waits_for(pod, now) for pod in _newest(pods))), "")
 
 

@@ -10,19 +10,26 @@ way: under load, that is one call for several Jobs. What the Jobs and pods mean 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from trimtab.api.names import Reason
 from trimtab.api.work import Task
 from trimtab.cluster.client import Client, Object
 from trimtab.cluster.endings import PATIENCE, held, held_so_far, left_by, waiting_reason
-from trimtab.cluster.objects import PODS
+from trimtab.cluster.objects import EVENTS, PODS
 from trimtab.cluster.records import TOO_LATE, JobRecord
+from trimtab.cluster.refusals import NoPod, no_pod
 from trimtab.conditions import timestamp
 from trimtab.decisions import ObservedWork, Work, WorkState
+from trimtab.errors import ClusterError
+
+logger = logging.getLogger(__name__)
 
 INTERVAL = timedelta(seconds=60)
 """A pod that is not ready after PATIENCE is looked at, and then again every INTERVAL."""
@@ -35,6 +42,18 @@ MOMENT = timedelta(seconds=2)
 
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
+EVENTS_READ = 100
+"""Of one Job: it has a dozen an hour at most, for those that say the same are counted in one."""
+
+
+class Wait(NamedTuple):
+    """A Job that waits, as the last look found it."""
+
+    looked: datetime
+    why: str = ""
+    refused: Reason | None = None
+    without_pod: int = 0
+    """The Job's version, if it had no pod: its next version may have one."""
 
 
 class Pods:
@@ -43,8 +62,7 @@ class Pods:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._ended: dict[str, ObservedWork] = {}
-        self._waiting: dict[str, tuple[datetime, str]] = {}
-        """By UID, the last look at a Job that waits, and why it does."""
+        self._waiting: dict[str, Wait] = {}
         self._since: dict[str, tuple[datetime, datetime]] = {}
         """By UID, since when a Job waits or is held by the API server's clock, and since when by ours."""
         self._failing: dict[str, datetime] = {}
@@ -54,12 +72,16 @@ class Pods:
         """By namespace, the Jobs that the next call asks for, and its answer."""
 
     async def observe(self, jobs: Sequence[JobRecord], now: datetime) -> tuple[ObservedWork, ...]:
-        """The Jobs of one namespace as work. At most one call. None of them may be `unreadable`."""
+        """The Jobs of one namespace as work. None of them may be `unreadable`.
+
+        At most one call, and one for each Job that has waited in vain for its pod to be created.
+        """
         asked = [job for job in jobs if self._worth_a_look(job, now)]
         if asked:
             found = await self._list(asked)
+            refusals = await self._refusals([job for job in asked if job.uid not in found])
             for job in asked:
-                self._learn(job, found.get(job.uid, []), now)
+                self._learn(job, found.get(job.uid, []), refusals.get(job.uid), now)
         return tuple(self._ended.get(job.uid) or self._active(job, now) for job in jobs)
 
     async def spent(self, jobs: Sequence[JobRecord], now: datetime) -> dict[str, float]:
@@ -90,8 +112,8 @@ class Pods:
     def _due(self, job: JobRecord, now: datetime) -> datetime | None:
         if job.starting_since is None:
             return None
-        if job.uid in self._waiting:
-            return self._waiting[job.uid][0] + INTERVAL
+        if wait := self._waiting.get(job.uid):
+            return now if 0 < wait.without_pod < job.version else wait.looked + INTERVAL
         return self._begun(job, job.starting_since, now) + PATIENCE
 
     def _begun(self, job: JobRecord, since: datetime, now: datetime) -> datetime:
@@ -104,14 +126,12 @@ class Pods:
         """Whether it has failed, and its pods should have ended long ago: nothing more is to be expected of it."""
         return bool(job.reason) and self._failing.setdefault(job.uid, now) + TERMINATION <= now
 
-    def _learn(self, job: JobRecord, pods: Sequence[Object], now: datetime) -> None:
+    def _learn(self, job: JobRecord, pods: Sequence[Object], refusal: NoPod | None, now: datetime) -> None:
         if job.state == WorkState.ACTIVE and not self._is_lost(job, now):
-            _, known = self._waiting.get(job.uid, (now, ""))
-            # A Job past its deadline deletes its pods before it says so: why they waited is known by then.
-            self._waiting[job.uid] = (now, known if known and not pods else waiting_reason(pods, job.name, now))
+            self._waiting[job.uid] = self._found(job, pods, refusal, now)
             return
         report, message = left_by(job, pods)
-        _, waited = self._waiting.get(job.uid, (now, ""))
+        waited = self._waiting.get(job.uid, Wait(now)).why
         self.forget(job.uid)
         if waited and message.startswith(TOO_LATE):
             message = f"{message}; its pod was waiting: {waited}"
@@ -120,19 +140,45 @@ class Pods:
         state = WorkState.FAILED if job.state == WorkState.ACTIVE else job.state
         self._ended[job.uid] = ObservedWork(_work(job), state, report, message, gpu_seconds=spent)
 
+    def _found(self, job: JobRecord, pods: Sequence[Object], refusal: NoPod | None, now: datetime) -> Wait:
+        """Why it waits now."""
+        if pods:
+            return Wait(now, waiting_reason(pods, now))
+        if refusal:
+            return Wait(now, *refusal, without_pod=job.version)
+        # A Job past its deadline deletes its pods before it says so: why they waited is known by then.
+        known = self._waiting.get(job.uid, Wait(now)).why
+        why = known or f"no pod was created: kubectl describe job {job.name} says why"
+        return Wait(now, why, without_pod=job.version)
+
     def _active(self, job: JobRecord, now: datetime) -> ObservedWork:
         if job.starting_since is None:
             self._waiting.pop(job.uid, None)
         if job.held_since is not None and self._begun(job, job.held_since, now) + MOMENT <= now:
             message = "" if job.queue else f"it is suspended: kubectl describe job {job.name} says by whom"
             return ObservedWork(_work(job), WorkState.ACTIVE, None, message, job.queue)
-        _, message = self._waiting.get(job.uid, (None, ""))
-        return ObservedWork(_work(job), WorkState.ACTIVE, None, message, since=self._long(job, now))
+        wait = self._waiting.get(job.uid, Wait(now))
+        since = self._long(job, now)
+        return ObservedWork(_work(job), WorkState.ACTIVE, None, wait.why, refused=wait.refused, since=since)
 
     def _long(self, job: JobRecord, now: datetime) -> str:
         """Since when it runs, by the API server's clock, if that is long."""
         since = job.running_since
         return timestamp(since) if since and self._begun(job, since, now) + LONG <= now else ""
+
+    async def _refusals(self, jobs: Sequence[JobRecord]) -> dict[str, NoPod]:
+        """By the Job's UID, why those that should have a pod have none, as far as that can be known."""
+        waiting = [job for job in jobs if job.state == WorkState.ACTIVE and not job.reason]
+        told = await asyncio.gather(*(self._refusal(job) for job in waiting))
+        return {job.uid: refusal for job, refusal in zip(waiting, told, strict=True) if refusal}
+
+    async def _refusal(self, job: JobRecord) -> NoPod | None:
+        query = [("fieldSelector", f"regarding.uid={job.uid}"), ("limit", str(EVENTS_READ))]
+        try:
+            return no_pod((await self._client.request("GET", EVENTS.path(job.namespace), query))["items"])
+        except ClusterError as error:  # without the words of the API server, the Job is told to have no pod
+            logger.warning("why Job %s/%s has no pod is not known: %s", job.namespace, job.name, error)
+            return None
 
     async def _list(self, jobs: Sequence[JobRecord]) -> dict[str, list[Object]]:
         """Pods by the UID of their Job."""
