@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 
 from trimtab.api.techniques import CalibrateMethod
+from trimtab_jobs import progress
 from trimtab_jobs.data import Array, Split
 from trimtab_jobs.onnx_prepare import observe
 
@@ -89,7 +90,8 @@ def _divergence(counts: Array, width: int) -> float:
 
 def _activations(session: Any, tensors: Sequence[str], split: Split) -> Iterator[tuple[str, Array]]:
     """Sample by sample; an attention mask's infinities are no activations."""
-    for sample in split.batches(1):
+    for number, sample in enumerate(split.batches(1)):
+        progress.part(f"{number} of {len(split)} samples calibrated on")
         for tensor, values in zip(tensors, session.run(tensors, sample), strict=True):
             finite = np.isfinite(values)
             yield tensor, values.reshape(-1) if finite.all() else values[finite]

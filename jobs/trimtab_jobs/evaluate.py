@@ -18,6 +18,7 @@ import numpy as np
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import QUALITY, EngineName, Metric
 from trimtab.api.work import Measurement
+from trimtab_jobs import progress
 from trimtab_jobs.answers import Answers
 from trimtab_jobs.data import Array, Split, Splits
 from trimtab_jobs.engines import EngineOptions, NotExecutable, Session, engine
@@ -66,6 +67,7 @@ class Judge:
         size = min(batch_size(session, split), most)
         kept: dict[Metric, list[Rows]] = {metric: [] for metric in wanted}
         for start, inputs in zip(range(0, len(split), size), split.batches(size), strict=True):
+            progress.part(f"{start} of {len(split)} samples answered")
             labels = None if split.labels is None else split.labels[start : start + size]
             original = rival.to(inputs, start) if rival else ()
             batch = Batch(min(size, len(split) - start), _numbers(session.run(inputs)), labels, original)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from trimtab_jobs import progress
 from trimtab_jobs.data import Array
 
 SAMPLES = 8
@@ -40,7 +41,10 @@ def fewest(count: int, holds: Callable[[int], bool], evaluations: int) -> int | 
 def ranked(layers: Sequence[str], answers: Callable[[str | None], Sequence[Array]]) -> list[str]:
     """The layers, by how far the `answers` move when one of them is rounded instead of none, the worst first."""
     expected = floats(answers(None))
-    moved = {layer: distance(expected, floats(answers(layer))) for layer in layers}
+    moved: dict[str, float] = {}
+    for layer in layers:
+        progress.part(f"{len(moved)} of {len(layers)} layers ranked")
+        moved[layer] = distance(expected, floats(answers(layer)))
     return sorted(layers, key=lambda layer: -moved[layer])
 
 

@@ -26,6 +26,7 @@ from trimtab.api.model import ModelFormat
 from trimtab.api.status import Hardware
 from trimtab.api.techniques import Step
 from trimtab.api.work import StepReport
+from trimtab_jobs import progress
 from trimtab_jobs.data import Splits
 from trimtab_jobs.engines import RUNNABLE, Session
 from trimtab_jobs.errors import NotApplicable
@@ -83,12 +84,13 @@ class Skipped(NotApplicable):
 def run_steps(parent: str, steps: Sequence[Step], context: Context) -> tuple[str, list[StepReport]]:
     """Take the steps from the parent artifact on. Returns the digest of the last model, in a format that engines open.
 
+    They are told as all but the last of the trial, which is to measure what they made.
     Raises Skipped where a technique has nothing to do, or no conversion to its format exists.
     """
     reports: list[StepReport] = []
     for number, step in enumerate(steps):
         started = time.monotonic()
-        log.info("step %d of %d: %s", number + 1, len(steps), step.technique)
+        progress.begin(number + 1, len(steps) + 1, step.technique)
         try:
             parent = convert(parent, TECHNIQUES[step.technique].accepts, context)
             taken, cached = _take(parent, step, number, context)

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.api.runtime import Distributed
 from trimtab.api.work import TASK_VARIABLE, Task
-from trimtab_jobs import errors, logs
+from trimtab_jobs import errors, logs, progress
 from trimtab_jobs.bucket_store import open_store
 from trimtab_jobs.data import Splits
 from trimtab_jobs.errors import InvalidInput, Temporary, WorkFailure
@@ -239,6 +239,8 @@ def _agreed(order: Order | None) -> Order:
 
 def _take(task: Task, place: Place, order: Order, store: Store, out: Path) -> dict[str, Any]:
     step = task.steps[order.number]
+    if team().rank == 0:
+        progress.begin(order.number + 1, len(task.steps) + 1, step.technique)
     notes: list[str] = []
     splits = Splits({name: Path(path) for name, path in place.splits.items()})
     bench = Bench(out, store.model(order.original), splits, task.seed, place.threads, notes.append, _drop)

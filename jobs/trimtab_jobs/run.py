@@ -26,6 +26,7 @@ from trimtab.api.model import Metric
 from trimtab.api.quantities import parse_duration
 from trimtab.api.status import Claim, Inspection, Interval, Verdict, show_interval
 from trimtab.api.work import ErrorKind, Finalist, Report, Stage, Task, Timing, WorkError
+from trimtab_jobs import progress
 from trimtab_jobs import publish as publishing
 from trimtab_jobs.bucket_store import open_store
 from trimtab_jobs.claim import Compared, claim
@@ -110,12 +111,14 @@ def failed(stage: Stage, failure: WorkFailure) -> Report:
 
 
 def inspect(desk: Desk) -> Report:
+    progress.begin(1, 2, "checking the model and the data")
     splits = desk.splits.all()
     baseline = desk.baseline
     given = inputs(desk.model(baseline))
     task = desk.task
     check_splits(splits, given)
     check_metrics(desk.judge.qualities, task.metrics, splits, desk.first_outputs, task.model.uri)
+    progress.begin(2, 2, "measuring the input model")
     measurements = desk.measure(baseline, reference=True)
     if not measurements[0].executed:
         first = measurements[0]
@@ -144,15 +147,19 @@ def trial(desk: Desk) -> Report:
         artifact, steps = run_steps(desk.source, desk.task.steps, desk.context)
     except Skipped as skipped:
         return Report(stage=Stage.TRIAL, skipped=str(skipped), steps=skipped.steps)
+    progress.begin(len(steps) + 1, len(steps) + 1, "measuring")
     return Report(stage=Stage.TRIAL, artifact=artifact, steps=steps, measurements=desk.measure(artifact))
 
 
 def playoff(desk: Desk) -> Report:
+    races = 1 + (Metric.THROUGHPUT in desk.task.measure)
+    progress.begin(1, 1 + races, "loading the finalists")
     desk.pinned("evaluation")
     finalists = desk.task.finalists
     split, measured = desk.splits.evaluation, desk.task.measure
     sessions = [desk.load(entrant) for entrant in [*finalists, finalists[0]]]  # the baseline once more, as the control
     rivals = range(1, len(finalists))
+    progress.begin(2, 1 + races, "timing")
     bounds = TAIL if Metric.LATENCY_P99 in measured else None
     raced = race([caller(session, split) for session in sessions], bounds, droppable=rivals)
     ratios = _ratios(raced, desk.task.seed)
@@ -174,6 +181,7 @@ def _ratios(raced: Race, seed: int) -> list[Interval]:
 
 def _with_throughput(report: Report, sessions: list[Session], desk: Desk) -> Report:
     """Race once more, with batches. One size for all: the smallest that anybody is limited to."""
+    progress.begin(3, 3, "timing batches")
     split, settings = desk.splits.evaluation, desk.task.metrics
     size = min(throughput_batch(session, split, settings) for session in sessions)
     raced = race([caller(session, split, size) for session in sessions])
@@ -194,11 +202,13 @@ def publish(desk: Desk) -> Report:
     task = desk.task
     assert task.winner
     assert task.baseline
+    progress.begin(1, 2, "measuring on the holdout split")
     digests = desk.pinned("holdout", "calibration", "evaluation")
     found = _claim(desk, task.baseline, task.winner)
     log.info("claim %s: %s", found.verdict.value, found.message)
     if found.verdict == Verdict.VIOLATED or task.publish is None:
         return Report(stage=Stage.PUBLISH, artifact=task.winner.artifact, claim=found)
+    progress.begin(2, 2, "publishing")
     return Report(
         stage=Stage.PUBLISH,
         artifact=task.winner.artifact,

@@ -22,6 +22,7 @@ import numpy as np
 
 from trimtab.api.quantities import decimal
 from trimtab.api.status import Interval
+from trimtab_jobs import progress
 from trimtab_jobs.data import Array
 
 Clock = Callable[[], float]
@@ -93,6 +94,8 @@ def race(
             decided = droppable and not {*left} & {*droppable}
             if decided or clock() - started >= bounds.seconds:
                 break
+        if number:
+            progress.part(f"round {number + 1} of {bounds.rounds}")
         turns: dict[int, list[float]] = {contestant: [] for contestant in left}
         for contestant in (*left, *reversed(left)):
             first = number * calls  # all see the same samples, for time may depend on them

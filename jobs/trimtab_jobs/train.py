@@ -11,22 +11,16 @@ which sees a share alone, the gradients are those of one process.
 
 from __future__ import annotations
 
-import logging
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
-from trimtab_jobs import ranks
+from trimtab_jobs import progress, ranks
 from trimtab_jobs.data import Split
 from trimtab_jobs.torch_model import outputs, to_tensors
 
-log = logging.getLogger(__name__)
-
-TOLD_SECONDS = 10.0
-"""Training tells how far it is about as often."""
 BATCH = 64
 """Small enough that a thousand samples still make sixteen steps an epoch, large enough for batch normalization."""
 SHARE = 8
@@ -57,7 +51,6 @@ def train(module: torch.nn.Module, split: Split, loss: Loss, *, epochs: int, lea
         torch.manual_seed(torch.initial_seed() + team.rank)  # and should not be the same for all
     module.train()
     trajectory: list[float] = []
-    told = time.monotonic()
     for epoch in range(epochs):
         total = 0.0
         # Split evenly: a last batch of one sample is an error in batch normalization.
@@ -70,9 +63,8 @@ def train(module: torch.nn.Module, split: Split, loss: Loss, *, epochs: int, lea
             schedule.step()
             total += share_loss.item() * len(batch)
         trajectory.append(team.sum(total) / len(split))
-        if team.rank == 0 and time.monotonic() - told >= TOLD_SECONDS:
-            log.info("epoch %d of %d: loss %.3g", epoch + 1, epochs, trajectory[-1])
-            told = time.monotonic()
+        if team.rank == 0:
+            progress.part(f"epoch {epoch + 1} of {epochs}, loss {trajectory[-1]:.3g}")
     team.agree(module)
     module.eval()
     return trajectory

@@ -12,7 +12,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from networks import PLAIN, Notes, empty, import_network, make_splits, stripes
+from trimtab.api.doing import last_told
 from trimtab.api.techniques import Distill, IntRange, Prune, Range
+from trimtab_jobs import progress
 from trimtab_jobs.data import Splits
 from trimtab_jobs.errors import InvalidInput, NotApplicable
 from trimtab_jobs.model import Model
@@ -62,10 +64,14 @@ def test_a_pruned_model_recovers_and_says_how_far_it_is(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     notes = Notes()
-    monkeypatch.setattr("trimtab_jobs.train.TOLD_SECONDS", 0.0)
+    monkeypatch.setattr("trimtab_jobs.progress.TOLD_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, "trimtab_jobs"):
+        progress.begin(2, 3, "distill")
         recovered = distill(student, config(), notes.bench(tmp_path / "out", teacher, splits))
-    assert [message.partition(":")[0] for message in caplog.messages] == [f"epoch {n} of 3" for n in (1, 2, 3)]
+    told = [last_told(message) for message in caplog.messages]
+    begun, *epochs = [(doing.step, doing.steps, doing.what.partition(", loss")[0]) for doing in told if doing]
+    assert begun == (2, 3, "distill")
+    assert epochs == [(2, 3, f"distill: epoch {n} of 3") for n in (1, 2, 3)]
     before, after, best = (accuracy(load(model), splits.evaluation) for model in (student, recovered, teacher))
     assert before < best - 0.2
     assert after > best - 0.03

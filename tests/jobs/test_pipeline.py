@@ -56,7 +56,7 @@ def test_a_step_is_told_as_it_begins_and_as_it_ends(context: Context, caplog: py
     with caplog.at_level(logging.INFO, "trimtab_jobs"):
         run_steps(context.original, quantize(), context)
     began, ended = caplog.messages
-    assert began == "step 1 of 1: quantize"
+    assert began == "progress: step 1 of 2, quantize"
     assert ended.startswith("quantize: ")
 
 
