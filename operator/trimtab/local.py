@@ -18,6 +18,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
+from trimtab.api.doing import Doing, last_told
 from trimtab.api.job import ObjectMeta, OptimizationJob
 from trimtab.api.model import MODEL_FILES, ModelFormat, is_local
 from trimtab.api.names import Reason
@@ -47,6 +48,8 @@ from trimtab.runs import CannotRun, check_writable, hold, identified, path_of, s
 
 TICK = 0.2
 """Seconds between two looks at the clock, and at the memory of trials, while nothing happens."""
+LOG_END = 4096
+"""Bytes of a log in which its last line on progress is looked for."""
 PROGRAM = "trimtab_jobs"
 
 
@@ -56,8 +59,8 @@ class Follower(Protocol):
     def event(self, event: Event) -> None:
         """Something has happened."""
 
-    def tick(self, status: OptimizationJobStatus) -> None:
-        """Time has passed, or the status has changed."""
+    def tick(self, status: OptimizationJobStatus, doing: Doing | None = None) -> None:
+        """Time has passed, or the status has changed. `doing` is what the process that was started first says."""
 
 
 def run_local(
@@ -191,9 +194,15 @@ class Machine:
         """Until a process ends or the time is over; meanwhile trials are held to the budget of memory."""
         until = monotonic() + (inf if seconds is None else seconds)
         while not self._wait(max(0.0, min(TICK, until - monotonic()))) and monotonic() < until:
-            follower.tick(self.job.status)
+            follower.tick(self.job.status, self._doing())
             if budget := self.job.spec.budget.memory:
                 self._hold(budget)
+
+    def _doing(self) -> Doing | None:
+        """What the log of the process that has run the longest says of how far it is."""
+        running = (name for name, process in self.started.items() if process.poll() is None)
+        name = next(running, None)
+        return last_told(_end_of(self.folder / "work" / name / "log")) if name else None
 
     def _hold(self, budget: str) -> None:
         """End the trials that hold more memory than the budget, and leave the message they can no longer leave."""
@@ -260,6 +269,12 @@ def _read_report(path: Path) -> Report | None:
         return Report.model_validate_json(path.read_text())
     except (OSError, ValidationError):
         return None
+
+
+def _end_of(log: Path) -> str:
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - LOG_END))
+        return stream.read().decode(errors="replace")
 
 
 def _ending(process: Process, log: Path) -> str:

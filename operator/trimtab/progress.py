@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TextIO
 
+from trimtab.api.doing import Doing
 from trimtab.api.job import OptimizationJobSpec
 from trimtab.api.model import Metric
 from trimtab.api.status import OptimizationJobStatus, TrialState
@@ -21,7 +22,7 @@ class Lines:
     def event(self, event: Event) -> None:
         print(line(event), file=self._stream, flush=True)
 
-    def tick(self, status: OptimizationJobStatus) -> None:
+    def tick(self, status: OptimizationJobStatus, doing: Doing | None = None) -> None:
         """A log says nothing while nothing happens."""
 
 

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
+from trimtab.api.doing import Doing
 from trimtab.api.job import OptimizationJobSpec
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.decisions import Event
@@ -48,11 +49,12 @@ class Terminal:
         style = "yellow" if event.warning else "default"
         self._progress.console.print(escape(line(event)), style=style, highlight=False, soft_wrap=True)
 
-    def tick(self, status: OptimizationJobStatus) -> None:
+    def tick(self, status: OptimizationJobStatus, doing: Doing | None = None) -> None:
         done, running = counts(status)
         best = best_so_far(self._spec, status)
         told = [status.state or "Starting"]
         told += [f"{done} trials done, {running} running"] if done + running else []
+        told += [str(doing)] if doing else []
         told += [f"best so far: {best}"] if best else []
         self._progress.update(self._task, description=escape("; ".join(told)))
         self._progress.refresh()

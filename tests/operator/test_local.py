@@ -19,11 +19,12 @@ import pytest
 import yaml
 
 from builders import make_job, make_runtime
+from trimtab.api.doing import Doing
 from trimtab.api.report import JobReport
 from trimtab.api.status import OptimizationJobStatus, TrialState
 from trimtab.api.work import Report, Stage
 from trimtab.documents import read_job
-from trimtab.local import Machine
+from trimtab.local import LOG_END, Machine
 from trimtab.plan import inspect, work_name
 from trimtab.processes import Processes
 from trimtab.runs import identified
@@ -256,6 +257,16 @@ def test_what_ended_before_the_wait_is_news_until_it_was_looked_at(machine: Mach
     assert machine._wait(5)
     machine.observe()
     assert not machine._wait(0)
+
+
+def test_what_the_process_says_that_has_run_the_longest_is_told_meanwhile(machine: Machine) -> None:
+    for name, step in (("trial", 1), ("other", 2)):
+        (machine.folder / "work" / name).mkdir(parents=True)
+        told = Doing(step=step, steps=3, what="distill: epoch 3 of 10").line
+        (machine.folder / "work" / name / "log").write_text("x" * 2 * LOG_END + f"\n{told}\nUserWarning: beta\n")
+    assert str(machine._doing()) == "step 2 of 3, distill: epoch 3 of 10"
+    machine.started["other"].kill()
+    assert machine._doing() is None
 
 
 def test_a_budget_of_memory_leaves_alone_who_has_the_number_of_a_trial_that_ended(machine: Machine) -> None:

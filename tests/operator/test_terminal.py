@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from builders import World, make_job
+from trimtab.api.doing import Doing
 from trimtab.api.names import EventReason
 from trimtab.api.work import Stage
 from trimtab.decisions import Event, ObservedWork, Work, WorkState
@@ -25,8 +26,8 @@ def second_trial_runs(work: Work) -> ObservedWork | None:
 @pytest.mark.parametrize(
     ("fate", "line"),
     [
-        (lambda work: ObservedWork(work, WorkState.ACTIVE), "Inspecting"),
-        (second_trial_runs, "Searching; 1 trials done, 1 running; best so far: the input model"),
+        (lambda work: ObservedWork(work, WorkState.ACTIVE), "Inspecting; step 1 of 2, quantize"),
+        (second_trial_runs, "Searching; 1 trials done, 1 running; step 1 of 2, quantize; best so far: the input model"),
         (lambda work: None, "2 trials done, 0 running; best so far: trial-2/ONNXRuntime"),
     ],
     ids=["inspecting", "searching", "ended"],
@@ -47,10 +48,11 @@ def test_what_goes_on_is_drawn_below_what_happened(
 
 def drawn(world: World) -> str:
     """What a terminal gets."""
+    running = any(seen.state == WorkState.ACTIVE for seen in world.works.values())
     ours, theirs = pty.openpty()
     with open(theirs, "w") as stream:
         with Terminal(world.job.spec, stream) as terminal:
-            terminal.tick(world.job.status)
+            terminal.tick(world.job.status, Doing(step=1, steps=2, what="quantize") if running else None)
             terminal.event(Event(EventReason.TRIAL_FAILED, "[red] is no colour here", warning=True))
         stream.flush()
         shown = os.read(ours, 2**16)
