@@ -1,14 +1,19 @@
-"""A kubelet played by hand, and a connection to the API server that can be cut."""
+"""A kubelet played by hand, also as a server of logs, and a connection to the API server that can be cut."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from aiohttp import web
 
 from trimtab.api.work import Report, Task
 from trimtab.cluster import objects
@@ -20,6 +25,8 @@ from trimtab.manifests import work_of
 from trimtab.pod import CONTAINER
 
 logger = logging.getLogger(__name__)
+
+ENDED = ("Succeeded", "Failed")
 
 
 @dataclass
@@ -91,10 +98,20 @@ class Kubelet:
         async with asyncio.timeout(30):
             while True:
                 pods = (await self.client.request("GET", path, query))["items"]
-                alive = [pod for pod in pods if pod["status"]["phase"] == "Pending" and _index(pod) == self.index]
+                alive = [pod for pod in pods if pod["status"]["phase"] not in ENDED and _index(pod) == self.index]
                 if alive:
                     return dict(alive[0])
                 await asyncio.sleep(0.05)
+
+    async def run(self, job: Object, node: str) -> str:
+        """The pod runs on that node, and is ready. Returns its name."""
+        metadata = (await self.pod_of(job))["metadata"]
+        path = objects.PODS.path(metadata["namespace"], metadata["name"], "binding")
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        await self.client.request("POST", path, body={"metadata": {"name": metadata["name"]}, "target": target})
+        ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+        await self.report(job, "Running", ready | {"containerStatuses": [container_status({"running": {}})]})
+        return str(metadata["name"])
 
     async def report(self, job: Object, phase: str, status: Object) -> None:
         """Make the pod's status what a kubelet would."""
@@ -121,6 +138,50 @@ class Kubelet:
         """The pod left this report and the exit code that goes with it."""
         code = 0 if report.error is None else {"Permanent": 2, "Temporary": 75}[report.error.kind]
         await self.terminate(job, code, report.compact())
+
+
+@dataclass
+class Logs:
+    """What a node's pods have printed, as its kubelet serves it."""
+
+    node: str
+    said: dict[str, str] = field(default_factory=dict)
+    """By the pod's name."""
+    code: int = 200
+    silent: bool = False
+    asked: list[dict[str, str]] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked.append({"container": request.match_info["container"], **request.query})
+        if self.silent:
+            await asyncio.sleep(3600)
+        return web.Response(text=self.said.get(request.match_info["pod"], ""), status=self.code)
+
+
+@contextlib.asynccontextmanager
+async def serving_logs(client: Client, name: str) -> AsyncIterator[Logs]:
+    """A Node on loopback. Its kubelet has the API server's own certificate, which is for the same address."""
+    logs, app = Logs(name), web.Application()
+    app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", logs.answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    keys = Path(os.environ["KUBECONFIG"]).parent / "pki"
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(keys / "apiserver.crt", keys / "apiserver.key")
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+    await site.start()
+    port = runner.addresses[0][1]
+    status = {
+        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+    }
+    await client.request("POST", "/api/v1/nodes", body={"metadata": {"name": name}})
+    await client.request("PATCH", f"/api/v1/nodes/{name}/status", body={"status": status}, headers=MERGE_PATCH)
+    try:
+        yield logs
+    finally:
+        await client.request("DELETE", f"/api/v1/nodes/{name}")
+        await runner.cleanup()
 
 
 def _index(pod: Object) -> int:

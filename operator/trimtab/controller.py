@@ -44,6 +44,7 @@ from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
 from trimtab.cluster.pods import Pods, unreadable
 from trimtab.cluster.records import JobRecord, record_of
+from trimtab.cluster.tails import Tails
 from trimtab.conditions import is_finished, with_condition
 from trimtab.decisions import Decision, Observed, ObservedWork, Refusal, Work, WorkState
 from trimtab.errors import Forbidden, OverQuota, Refused, Told
@@ -58,13 +59,14 @@ from trimtab.manifests import (
 from trimtab.monitoring import reconcile_monitor
 from trimtab.queue import WorkQueue
 from trimtab.reconcile import reconcile
-from trimtab.settings import RUNBOOKS
+from trimtab.settings import Settings
 from trimtab.statuses import Statuses, status_of
 from trimtab.world import Key, Kind, World, name_of
 
 logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
+DEFAULTS = Settings()
 RUNTIMES_KEPT = 4096
 RULE_AGE = timedelta(minutes=15)
 """ConfigMaps are not watched: a rule that was deleted or edited by hand is put right after this long."""
@@ -83,21 +85,24 @@ class Controller:
         world: World,
         queue: WorkQueue[Key],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        runbooks: str = RUNBOOKS,
+        settings: Settings = DEFAULTS,
     ) -> None:
         self._client = client
         self._world = world
         self._queue = queue
         self._clock = clock
-        self._runbooks = runbooks
+        self._runbooks = settings.runbooks
         self._statuses = Statuses(client, world)
-        self.pods = Pods(client)
+        self.pods = Pods(client, Tails(client, self._wake) if settings.read_logs else None)
         self._refused: dict[Key, dict[str, ObservedWork]] = {}
         """Work whose Job the API server finds invalid: as good as failed, though there is nothing to observe."""
         self._rules: dict[Key, tuple[Object, datetime]] = {}
         """The ConfigMap last applied for each monitor, and when."""
         self._runtimes: dict[str, tuple[Object, Any]] = {}
         """Runtimes as stored and as read, by UID."""
+
+    def _wake(self, record: JobRecord) -> None:
+        self._queue.add(Key(Kind.JOB, (record.namespace, record.owner)))
 
     async def handle(self, key: Key) -> float | None:
         """One turn. Returns the seconds to the next if nothing happens, or None. Raises ClusterError."""

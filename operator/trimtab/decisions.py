@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from trimtab.api.doing import Doing
 from trimtab.api.job import OptimizationJob
 from trimtab.api.monitor import ModelMonitorStatus
 from trimtab.api.names import EventReason, Reason
@@ -49,6 +50,8 @@ class ObservedWork:
     """Why the API server lets it have no pod, which the message says in its words."""
     since: str = ""
     """Since when it runs, where that is long."""
+    doing: Doing | None = None
+    """What it says of how far it is; None where that is not known, or not known anew."""
     gpu_seconds: float = 0.0
     """GPUs times the seconds for which it held them, once it has ended or is to be deleted."""
 

@@ -35,7 +35,7 @@ from trimtab.controller import Controller
 from trimtab.errors import ClusterError, NotFound, Temporary
 from trimtab.feeds import Feeds
 from trimtab.leadership import Leadership, identity
-from trimtab.metrics import Metrics
+from trimtab.metrics import Doings, Metrics
 from trimtab.namespaces import RETRY_SECONDS, NamespacesChanged, first_readable, look, readable
 from trimtab.queue import WorkQueue
 from trimtab.server import Health, Server
@@ -129,7 +129,7 @@ async def _serve(replica: Replica, served: list[str]) -> None:
     queue: WorkQueue[Key] = WorkQueue(gap=GAP_SECONDS)
     namespaces: list[str | None] = [*served] or [None]
     async with asyncio.TaskGroup() as group, contextlib.AsyncExitStack() as ending:
-        controller = Controller(client, world, queue, runbooks=settings.runbooks)
+        controller = Controller(client, world, queue, settings=settings)
         feeds = Feeds(client, world, queue, controller.pods, namespaces)
         health = Health(feeds)
         token_file = Path(settings.alerts_token_file) if settings.alerts_token_file else None
@@ -143,7 +143,7 @@ async def _serve(replica: Replica, served: list[str]) -> None:
         tasks = [group.create_task(health.watch_loop())]
         await _synchronize(feeds, group, tasks)
         tasks.append(group.create_task(_lead(replica.leadership, leading), name="leader"))
-        tasks.append(group.create_task(_count(leading, metrics, queue, world), name="metrics"))
+        tasks.append(group.create_task(_count(leading, metrics, queue, world, controller.pods.doing), name="metrics"))
         tasks += [
             group.create_task(_work(leading, queue, _timed(controller.handle, metrics)), name=f"worker {number}")
             for number in range(settings.workers)
@@ -201,12 +201,12 @@ async def _work(
     await queue.work(handle)
 
 
-async def _count(leading: asyncio.Event, metrics: Metrics, queue: WorkQueue[Key], world: World) -> None:
+async def _count(leading: asyncio.Event, metrics: Metrics, queue: WorkQueue[Key], world: World, doing: Doings) -> None:
     """Only the leader counts what all replicas see, or a sum over them would be wrong."""
     await leading.wait()
     metrics.watch_queue(lambda: len(queue))
     metrics.watch_jobs(lambda: world.all(Kind.JOB))
-    metrics.watch_works(lambda: world.works)
+    metrics.watch_works(lambda: world.works, doing)
 
 
 def _timed(

@@ -26,11 +26,14 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from trimtab.api.doing import Doing
 from trimtab.api.status import Outcome, TrialState
 from trimtab.cluster.records import JobRecord
 from trimtab.errors import Told
 
 Items = Callable[[], Iterable[Mapping[str, Any]]]
+Doings = Callable[[str], Doing | None]
+"""What the pod of the Job with this UID says."""
 Works = Callable[[], Iterable[JobRecord]]
 
 BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -89,9 +92,11 @@ class Metrics:
         """Count `jobs`, OptimizationJobs as the API server gives them, at every scrape."""
         self.registry.register(_Jobs(jobs))
 
-    def watch_works(self, works: Works, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        """Tell at every scrape since when the longest of `works` runs."""
-        self.registry.register(_Running(works, clock))
+    def watch_works(
+        self, works: Works, doing: Doings = lambda uid: None, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        """Tell at every scrape since when the longest of `works` runs, and how far it is."""
+        self.registry.register(_Running(works, doing, clock))
 
     def text(self) -> bytes:
         """The exposition format, version 0.0.4."""
@@ -122,25 +127,34 @@ class _Jobs(Collector):
 
 
 class _Running(Collector):
-    def __init__(self, works: Works, clock: Callable[[], datetime]) -> None:
+    def __init__(self, works: Works, doing: Doings, clock: Callable[[], datetime]) -> None:
         self._works = works
+        self._doing = doing
         self._clock = clock
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        begun: dict[tuple[str, str], datetime] = {}
+        longest: dict[tuple[str, str], tuple[datetime, str, str]] = {}
         for work in self._works():
             if work.running_since:
-                about = work.namespace, work.stage
-                begun[about] = min(work.running_since, begun.get(about, work.running_since))
+                about, began = (work.namespace, work.stage), (work.running_since, work.name, work.uid)
+                longest[about] = min(began, longest.get(about, began))
         family = GaugeMetricFamily(
             "trimtab_longest_running_seconds",
             "For how long the pod has run that has run the longest.",
             labels=["namespace", "stage"],
         )
         now = self._clock()
-        for about, since in sorted(begun.items()):
+        done = GaugeMetricFamily(
+            "trimtab_longest_running_steps_done",
+            "The fraction of its steps that this pod has behind it, if it runs for more than a minute and says so.",
+            labels=["namespace", "stage"],
+        )
+        for about, (since, _, uid) in sorted(longest.items()):
             family.add_metric(about, max(0.0, (now - since).total_seconds()))
+            if doing := self._doing(uid):
+                done.add_metric(about, doing.done)
         yield family
+        yield done
 
 
 def ends(trial: Mapping[str, Any]) -> Iterator[str]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from trimtab.api.doing import Doing
 from trimtab.api.job import OptimizationJob
 from trimtab.api.names import ConditionType, EventReason, Reason
-from trimtab.api.status import Condition, OptimizationJobStatus, TrialState, TrialStatus
+from trimtab.api.status import Condition, OptimizationJobStatus, Running, TrialState, TrialStatus
 from trimtab.conditions import find, is_true, timestamp, with_condition
 from trimtab.decisions import Event, Refusal
 from trimtab.space import words
@@ -26,6 +27,8 @@ ENDED = frozenset(
     }
 )
 """The reasons of a flow that ran to its end. That nothing is feasible is a result, not a failure."""
+
+UNKNOWN = "its log says how far it is"
 
 FORBIDDEN = frozenset({Reason.QUOTA_EXCEEDED, Reason.FORBIDDEN})
 """The reasons of a job that the API server lets create no Job."""
@@ -173,7 +176,14 @@ def _under_way(status: OptimizationJobStatus, stuck: str) -> str:
     done = sum(trial.state != TrialState.RUNNING for trial in tried)
     count = f"{done} of {len(tried)} trials finished" if tried else ""
     stopped = f"no further one is started: {status.search_stopped}" if status.search_stopped else ""
-    return "; ".join(text for text in (count, stopped, stuck) if text)
+    return "; ".join(text for text in (count, stopped, stuck, _running(status)) if text)
+
+
+def _running(status: OptimizationJobStatus) -> str:
+    """The pod that has run the longest, if that is long."""
+    if status.running is None:
+        return ""
+    return f"{status.running.job} runs since {status.running.since}: {status.running.doing or UNKNOWN}"
 
 
 def summary(status: OptimizationJobStatus) -> str:
@@ -198,6 +208,8 @@ def _events(before: OptimizationJobStatus, after: OptimizationJobStatus) -> Iter
     for trial in after.trials[1:]:
         if trial.state in _TRIAL_EVENTS and known.get(trial.index) != trial.state:
             yield _trial_event(trial)
+    if (step := _entered(before.running, after.running)) and after.running:
+        yield Event(EventReason.STEP_STARTED, f"{after.running.job}: {step}")
     if _searched(after) and not _searched(before):
         yield Event(EventReason.SEARCH_STOPPED, after.search_stopped)
     if after.best and not before.best:
@@ -216,6 +228,13 @@ def _summed_up(before: OptimizationJobStatus, after: OptimizationJobStatus) -> I
         now = next((c for c in after.conditions if c.type == kind and c.status == "True"), None)
         if now and not is_true(before.conditions, kind):
             yield Event(reason, now.message, warning=kind == ConditionType.FAILED)
+
+
+def _entered(before: Running | None, after: Running | None) -> Doing | None:
+    """The step that a long pod has begun since it was last heard of: one event a minute at most, as logs are read."""
+    if not before or not after or not before.doing or not after.doing or before.job != after.job:
+        return None
+    return after.doing if after.doing.step > before.doing.step else None
 
 
 def _searched(status: OptimizationJobStatus) -> bool:

@@ -21,7 +21,7 @@ from trimtab.api.job import Algorithm, OptimizationJob
 from trimtab.api.names import Reason
 from trimtab.api.quantities import parse_duration
 from trimtab.api.runtime import KEPT_SECONDS, OptimizationRuntime
-from trimtab.api.status import OptimizationJobStatus, TrialState, TrialStatus, Verdict
+from trimtab.api.status import OptimizationJobStatus, Running, TrialState, TrialStatus, Verdict
 from trimtab.api.work import ErrorKind, Finalist, Stage
 from trimtab.candidates import baseline_is_best
 from trimtab.conditions import is_finished, parse_timestamp, timestamp
@@ -38,6 +38,10 @@ ATTEMPTS = 3
 """How often work is started when the pod is lost or leaves no report; invalid input is never tried again."""
 
 SPACE_TRIED = "there is nothing else to try"
+
+
+_AT_REST: dict[str, Any] = {"queued_since": None, "running": None}
+"""What the status says of pods of which there are none."""
 
 
 class Ended(Exception):
@@ -62,11 +66,11 @@ def reconcile(job: OptimizationJob, observed: Observed, now: datetime) -> Decisi
     active = tuple(seen.work.name for seen in observed.works if seen.state == WorkState.ACTIVE)
     if is_finished(job.status.conditions):
         return _retire(job, observed.runtime, now, active)
-    current = _with_status(job, fold(job.status, observed))
+    current = _with_status(job, _with_longest(fold(job.status, observed), observed))
     if job.spec.suspend:
         # As in batch/v1, time does not pass for a suspended job.
         status = suspended(current.status, observed)
-        paused = _with_status(current, status.model_copy(update={"start_time": None, "queued_since": None}))
+        paused = _with_status(current, status.model_copy(update={"start_time": None, **_AT_REST}))
         return _decide(job, narrate.progressed(paused, Reason.SUSPENDED, now), delete=active)
     try:
         return _go_on(job, current, observed, now)
@@ -142,17 +146,24 @@ def _with_status(job: OptimizationJob, status: OptimizationJobStatus) -> Optimiz
 
 
 def _stuck(observed: Observed) -> str:
-    """What work waits for (an image that cannot be pulled, a node with room, a quota), and what takes long."""
+    """What work waits for (an image that cannot be pulled, a node with room, a quota)."""
     waiting = [seen for seen in observed.works if seen.state == WorkState.ACTIVE and seen.message]
-    told = [*_in_queue(observed), *(f"{seen.work.name} waits: {seen.message}" for seen in waiting), *_long(observed)]
+    told = [*_in_queue(observed), *(f"{seen.work.name} waits: {seen.message}" for seen in waiting)]
     return "; ".join([*told, observed.forbidden.message] if observed.forbidden else told)
 
 
-def _long(observed: Observed) -> list[str]:
-    """The one that has run the longest, if that is long. The others would each cost a status write."""
+def _with_longest(status: OptimizationJobStatus, observed: Observed) -> OptimizationJobStatus:
+    """The status with the pod that has run the longest, if that is long. Others would each cost a status write.
+
+    What is known of how far it is stays until it says something else: an operator that starts anew has not heard it.
+    """
     running = [seen for seen in observed.works if seen.state == WorkState.ACTIVE and seen.since]
-    longest = min(running, key=lambda seen: (seen.since, seen.work.name), default=None)
-    return [f"{longest.work.name} runs since {longest.since}: its log says how far it is"] if longest else []
+    if not running:
+        return status.model_copy(update={"running": None}) if status.running else status
+    longest, known = min(running, key=lambda seen: (seen.since, seen.work.name)), status.running
+    before = known.doing if known and known.job == longest.work.name else None
+    now = Running(job=longest.work.name, since=longest.since, doing=longest.doing or before)
+    return status.model_copy(update={"running": now})
 
 
 def _held_back(status: OptimizationJobStatus, observed: Observed) -> Reason | None:
@@ -178,7 +189,7 @@ def _in_queue(observed: Observed) -> list[str]:
 def _decide(job: OptimizationJob, status: OptimizationJobStatus, **actions: Any) -> Decision:
     if is_finished(status.conditions):
         actions["requeue_after"] = None
-        status = status.model_copy(update={"queued_since": None})
+        status = status.model_copy(update=_AT_REST)
     return Decision(status, events=narrate.events(job.status, status), **actions)
 
 

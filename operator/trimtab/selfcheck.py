@@ -70,6 +70,8 @@ def attempts(settings: Settings, own: str) -> Iterator[Attempt]:
         for resource in (*RESOURCES.values(), objects.JOBS, objects.PODS, objects.EVENTS):
             yield Attempt("list", resource, namespace)
         yield from _writes(namespace or own)
+        if settings.read_logs:
+            yield Attempt("get", objects.PODS, namespace or own, "log")
     if not settings.watch_namespaces:
         yield from (Attempt(verb, objects.CLUSTER_RUNTIMES, None) for verb in ("list", "get"))
     if settings.lease_name:

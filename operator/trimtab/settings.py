@@ -62,6 +62,12 @@ class Settings(Spec):
     workers: int = Field(
         8, ge=1, le=64, description="How many objects are reconciled at the same time, each waiting for the API server."
     )
+    read_logs: bool = Field(
+        True,
+        description="Read the end of the log of pods that run for more than a minute, once a minute, for how far they "
+        "are. It takes the right to read all logs where jobs are; without it a job says since when a pod runs, and no "
+        "more.",
+    )
     runbooks: str = Field(
         RUNBOOKS,
         max_length=1024,

@@ -114,6 +114,14 @@ class TestRendered:
         words = {word for rule in rules_of(render(*given)) for part in rule.values() for word in part}
         assert not words & {"*", "secrets"}
 
+    @pytest.mark.parametrize("served", [[], ["settings.watchNamespaces={ml}"]])
+    @pytest.mark.parametrize(("read", "verbs"), [("true", [["get"]]), ("false", [])])
+    def test_logs_are_read_where_that_is_wanted(self, served: list[str], read: str, verbs: list[list[str]]) -> None:
+        objects = render(*served, f"settings.readLogs={read}")
+        assert [rule["verbs"] for rule in rules_of(objects) if "pods/log" in rule["resources"]] == verbs
+        variables = pod_of(objects)["spec"]["containers"][0]["env"]
+        assert {"name": "TRIMTAB_READ_LOGS", "value": read} in variables
+
     def test_named_namespaces_get_roles(self) -> None:
         objects = render("settings.watchNamespaces={ml,vision}", "leaderElection=false")
         bindings = [item for item in objects if item["kind"] == "RoleBinding"]
@@ -448,6 +456,8 @@ class TestInstalled:
             ("create", "pods", False),
             ("list", "events.events.k8s.io", True),
             ("get", "events.events.k8s.io", False),
+            ("get", "pods/log", True),
+            ("get", "pods", False),
             ("get", "secrets", False),
             ("delete", "optimizationjobs.trimtab.dev", True),
             ("delete", "modelmonitors.trimtab.dev", False),

@@ -145,6 +145,8 @@ def test_whatever_the_operator_may_do_is_tried(given: list[str]) -> None:
         (attempt.verb, attempt.resource.plural + (f"/{attempt.part}" if attempt.part else ""))
         for attempt in selfcheck.attempts(Settings(lease="a/b"), "default")
     }
+    quiet = selfcheck.attempts(Settings(lease="a/b", read_logs=False), "default")
+    assert {f"{a.verb} {a.resource.plural}/{a.part}" for a in quiet if a.part == "log"} == set()
     roles = [item for item in render(*given) if item["kind"] in ("Role", "ClusterRole") and bound(item)]
     assert roles
     rules = [rule for role in roles for rule in role["rules"]]

@@ -15,7 +15,9 @@ import yaml
 
 from e2e.conftest import fill
 from e2e.replay import decisions, proposals, recorded, replay, run_locally
-from e2e.support import EXAMPLES, TORCH_IMAGE, Namespace
+from e2e.support import EXAMPLES, TORCH_IMAGE, Namespace, kubectl
+from trimtab.api.doing import last_told
+from trimtab.api.names import JOB_LABEL, TRIAL_LABEL
 from trimtab.api.status import OptimizationJobStatus
 
 pytestmark = pytest.mark.e2e
@@ -56,6 +58,16 @@ def test_the_chain_completes_with_a_published_winner(done: Any, home: Namespace)
     assert found.published
     assert [trial.state for trial in found.trials] == ["Succeeded"] * len(found.trials)
     assert [trial.settings for trial in found.trials[1:]] == [{"prune.ratio": "0.3"}, {"prune.ratio": "0.5"}]
+
+
+def test_every_trial_s_log_ends_with_how_far_it_was(done: Any, home: Namespace) -> None:
+    """As the operator reads it of those that run for more than a minute; how long they take, the machine decides."""
+    account, asked = "--as=system:serviceaccount:trimtab:trimtab", ("--tail=50", "--limit-bytes=32768", "-c", "work")
+    for pod in (f"{JOB_LABEL}=digits,{TRIAL_LABEL}={trial}" for trial in (1, 2)):
+        said = kubectl("-n", NAMESPACE, "logs", "-l", pod, *asked, account)
+        told = last_told(said)
+        assert told, said
+        assert (told.step, told.steps, told.what.partition(":")[0]) == (4, 4, "measuring")
 
 
 def test_every_engine_measured_or_said_why_not(done: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from trimtab.api.doing import Doing
 from trimtab.cluster.records import JobRecord
 from trimtab.decisions import WorkState
 from trimtab.errors import Forbidden, OverQuota, Told
@@ -65,10 +66,15 @@ def test_the_longest_that_pods_have_run_is_told_by_stage() -> None:
 
     works = [record("Trial", 60), record("Trial", 3600), record("Playoff", None), record("Trial", 5, "other")]
     metrics = Metrics()
-    metrics.watch_works(lambda: works, lambda: now)
+    told = {works[1].uid: Doing(step=3, steps=4, what="quantize"), works[0].uid: Doing(step=1, steps=9, what="prune")}
+    metrics.watch_works(lambda: works, told.get, lambda: now)
     found = re.findall(r"^trimtab_longest_running_seconds{(.*)} (.*)$", metrics.text().decode(), re.MULTILINE)
     assert found == [('namespace="ml",stage="Trial"', "3600.0"), ('namespace="other",stage="Trial"', "5.0")]
+    assert re.findall(r"^trimtab_longest_running_steps_done{.*$", metrics.text().decode(), re.MULTILINE) == [
+        'trimtab_longest_running_steps_done{namespace="ml",stage="Trial"} 0.5'
+    ]
     works.clear()
+    assert "trimtab_longest_running_steps_done{" not in metrics.text().decode()
     assert "trimtab_longest_running_seconds{" not in metrics.text().decode()
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from builders import NOW, Quality, World, broken, lost, make_job, make_runtime, report_for, scopes
+from trimtab.api.doing import Doing
 from trimtab.api.model import EngineName
 from trimtab.api.names import Reason
-from trimtab.api.status import OptimizationJobStatus, Outcome, TrialState
+from trimtab.api.status import OptimizationJobStatus, Outcome, Running, TrialState
 from trimtab.api.work import ErrorKind, Stage
 from trimtab.decisions import Observed, ObservedWork, Refusal, Work, WorkState
 from trimtab.recipe import explore
@@ -228,6 +230,60 @@ def test_the_pod_that_has_run_the_longest_is_told_of() -> None:
     name = "m-01234567-trial-1-0"
     world.works[name] = replace(world.works[name], since="")
     assert world.step().status == world.job.status
+
+
+LONG_AGO = "2026-01-01T00:01:00Z"
+AT_1, FURTHER, AT_2 = (
+    Doing(step=step, steps=3, what=what)
+    for step, what in ((1, "distill"), (1, "distill: epoch 2 of 9"), (2, "quantize"))
+)
+
+
+def test_what_a_long_pod_says_is_told_and_each_step_once() -> None:
+    """What it does not say, or says no more, is no news."""
+    world = World(make_job(search={"maxTrials": 1}))
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE) if work.task.trial else None
+    world.run()
+    name = "m-01234567-trial-1-0"
+    told = []
+    for doing in (None, AT_1, FURTHER, None, AT_2, AT_2, AT_1):
+        world.works[name] = replace(world.works[name], since=LONG_AGO, doing=doing)
+        world.step()
+        told.append(world.condition("Complete")[2].partition(f"{name} runs since {LONG_AGO}: ")[2])
+    assert told == ["its log says how far it is", *map(str, (AT_1, FURTHER, FURTHER, AT_2, AT_2, AT_1))]
+    steps = [event for event in world.events if event.reason == "StepStarted"]
+    assert [(event.message, event.warning) for event in steps] == [(f"{name}: step 2 of 3, quantize", False)]
+
+    world.works[name] = world.succeed(world.works[name].work)
+    world.sabotage = lambda work: None
+    assert (world.run().state, world.job.status.running) == ("BaselineIsBest", None)
+
+
+@pytest.mark.parametrize("edit", [{"suspend": True}, {"budget": {"deadline": "1s"}}])
+def test_of_pods_that_are_no_more_nothing_is_told(edit: dict[str, Any]) -> None:
+    world = World(make_job())
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE, since=LONG_AGO, doing=AT_1)
+    world.run()
+    assert world.job.status.running
+    world.now += timedelta(hours=1)
+    edited(world, **edit)
+    world.run()
+    assert world.job.status.running is None
+
+
+def test_another_pod_s_words_are_not_taken_for_its_own() -> None:
+    world = World(make_job(search={"parallelism": 2}))
+    world.sabotage = lambda work: (
+        ObservedWork(work, WorkState.ACTIVE, since=LONG_AGO, doing={1: AT_1}.get(work.task.trial))
+        if work.task.trial
+        else None
+    )
+    world.run()
+    first, second = sorted(name for name in world.works if "trial" in name)
+    assert world.job.status.running == Running(job=first, since=LONG_AGO, doing=AT_1)
+    world.works[first] = replace(world.works[first], since="")
+    world.step()
+    assert world.job.status.running == Running(job=second, since=LONG_AGO, doing=None)
 
 
 def test_a_pod_that_cannot_start_is_told_of() -> None:

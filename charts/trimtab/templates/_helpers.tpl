@@ -56,6 +56,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [list]
+{{- if .Values.settings.readLogs }}
+# For how far a pod is that runs for long: the end of its log, once a minute.
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+{{- end }}
 # A headless one by which the pods of a trial that trains on several find each other; it goes with its job.
 - apiGroups: [""]
   resources: [services]

@@ -18,7 +18,8 @@ from bench.scale.load import Object, mark, report
 from trimtab.api.names import MANAGED_LABEL
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client
-from trimtab.cluster.pods import JOB_NAME_LABEL, JOB_UID_LABEL
+from trimtab.cluster.pods import JOB_UID_LABEL
+from trimtab.cluster.records import JOB_NAME_LABEL
 from trimtab.cluster.watch import Seen, watch
 from trimtab.pod import CONTAINER
 

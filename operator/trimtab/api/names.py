@@ -109,6 +109,7 @@ class EventReason(StrEnum):
     COMPLETE = "Complete"
     FAILED = "Failed"
     NOT_STARTED = "NotStarted"
+    STEP_STARTED = "StepStarted"
     TRIGGERED = "Triggered"
     SUPPRESSED = "Suppressed"
     RESOLVED = "Resolved"

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from trimtab.api.base import Record
+from trimtab.api.doing import Doing
 from trimtab.api.model import EngineName, Metric
 from trimtab.api.quantities import Decimal
 
@@ -176,6 +177,14 @@ class Cost(Record):
     )
 
 
+class Running(Record):
+    """A pod that has run for long."""
+
+    job: str = Field(description="The name of its Job.")
+    since: str
+    doing: Doing | None = Field(None, description="How far it is, as it said in its log within the last minute or so.")
+
+
 class OptimizationJobStatus(Record):
     """The operator's memory of a job."""
 
@@ -191,6 +200,9 @@ class OptimizationJobStatus(Record):
     inspection: Inspection | None = None
     trials: list[TrialStatus] = []
     progress: str = Field("", description="Trials that have ended, of those there may be, such as 3/16.")
+    running: Running | None = Field(
+        None, description="The pod that has run the longest, once that is more than a minute."
+    )
     search_stopped: str = Field("", description="Why no further trial is started.")
     playoff_done: bool = False
     control_ratio: Interval | None = Field(

@@ -41,6 +41,7 @@ from trimtab.errors import (
 JSON = {"Accept": "application/json", "Content-Type": "application/json"}
 MERGE_PATCH = JSON | {"Content-Type": "application/merge-patch+json"}
 APPLY_PATCH = JSON | {"Content-Type": "application/apply-patch+yaml"}
+ANYTHING = {"Accept": "application/json, */*"}
 METADATA_ONLY = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
 
 CALLS = 32
@@ -164,6 +165,25 @@ class Client:
             except Unavailable as error:
                 await asyncio.sleep(max(error.retry_after, _jittered(attempt)))
         return await self._once(call)
+
+    async def text(self, path: str, query: Query, seconds: float, most: int) -> str:
+        """The beginning of an answer that is no JSON, at most so many bytes. Asked for once; raises ClusterError."""
+        call = Call("GET", path, query, headers=ANYTHING)
+        async with self._free:
+            response = await self._send(call, aiohttp.ClientTimeout(total=seconds))
+            try:
+                content = await response.content.readexactly(most)
+            except asyncio.IncompleteReadError as end:
+                content = end.partial
+            except _BROKEN as error:
+                self._observe(call.verb, call.resource, 0)
+                raise Unavailable(f"{call}: the answer broke off: {error!r}") from None
+            finally:
+                response.release()
+        self._observe(call.verb, call.resource, response.status)
+        if response.status >= 400:
+            raise failure(call, response.status, content, response.headers)
+        return content.decode(errors="replace")
 
     async def pages(
         self, path: str, query: Query = (), headers: Mapping[str, str] = JSON, size: int = PAGE

@@ -13,6 +13,7 @@ from trimtab.cluster.client import Object
 from trimtab.cluster.records import TOO_LATE, JobRecord
 from trimtab.conditions import timestamp
 from trimtab.decisions import WorkState
+from trimtab.errors import NotFound
 from trimtab.pod import CONTAINER
 
 PATIENCE = timedelta(seconds=20)
@@ -54,6 +55,15 @@ def _lost(pod: Object, now: datetime) -> str:
     # It has no readiness probe: as long as its node answers, what runs is ready.
     unready = any(c["type"] == "Ready" and c["status"] != "True" for c in pod["status"].get("conditions", []))
     return "does not answer" if not gone and unready and "running" in _container(pod["status"]).get("state", {}) else ""
+
+
+def teller(pods: Sequence[Object]) -> str:
+    """The name of the pod that tells in its log how far a Job is. Raises NotFound."""
+    running = [pod for pod in pods if _index_0(pod) and pod["status"].get("phase") == "Running"]
+    if not running:
+        raise NotFound("no pod runs")
+    newest = max(running, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    return str(newest["metadata"]["name"])
 
 
 def held(job: JobRecord, pods: Sequence[Object]) -> float:
@@ -100,8 +110,12 @@ def left_by(job: JobRecord, pods: Sequence[Object]) -> tuple[Report | None, str]
 
 def _last_of_index_0(pods: Sequence[Object]) -> Object | None:
     """One that the cluster took away was replaced. Pods of other indices only help, and leave no report."""
-    ours = [pod for pod in pods if _annotations(pod).get(INDEX_ANNOTATION, "0") == "0"]
+    ours = [pod for pod in pods if _index_0(pod)]
     return max(ours, key=lambda pod: (pod["status"].get("phase") == "Succeeded", _finished_at(pod)), default=None)
+
+
+def _index_0(pod: Object) -> bool:
+    return _annotations(pod).get(INDEX_ANNOTATION, "0") == "0"
 
 
 def _first_to_fail(pods: Sequence[Object]) -> Object | None:

@@ -18,13 +18,15 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from trimtab.api.doing import Doing
 from trimtab.api.names import Reason
 from trimtab.api.work import Task
 from trimtab.cluster.client import Client, Object
 from trimtab.cluster.endings import PATIENCE, held, held_so_far, left_by, waiting_reason
 from trimtab.cluster.objects import EVENTS, PODS
-from trimtab.cluster.records import TOO_LATE, JobRecord
+from trimtab.cluster.records import JOB_NAME_LABEL, TOO_LATE, JobRecord
 from trimtab.cluster.refusals import NoPod, no_pod
+from trimtab.cluster.tails import Tails
 from trimtab.conditions import timestamp
 from trimtab.decisions import ObservedWork, Work, WorkState
 from trimtab.errors import ClusterError
@@ -40,7 +42,6 @@ LONG = timedelta(seconds=60)
 MOMENT = timedelta(seconds=2)
 """A Job that is held back for longer is told of: a queue with quota to give takes less, and costs no status write."""
 
-JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
 EVENTS_READ = 100
 """Of one Job: it has a dozen an hour at most, for those that say the same are counted in one."""
@@ -59,8 +60,10 @@ class Wait(NamedTuple):
 class Pods:
     """Turns Jobs into observed work. Remembers what it learned until told to forget."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, tails: Tails | None = None) -> None:
+        """Without `tails` no log is read."""
         self._client = client
+        self._tails = tails
         self._ended: dict[str, ObservedWork] = {}
         self._waiting: dict[str, Wait] = {}
         self._since: dict[str, tuple[datetime, datetime]] = {}
@@ -82,6 +85,8 @@ class Pods:
             refusals = await self._refusals([job for job in asked if job.uid not in found])
             for job in asked:
                 self._learn(job, found.get(job.uid, []), refusals.get(job.uid), now)
+        if self._tails and (longest := self._longest(jobs, now)):
+            self._tails.look(longest, now)
         return tuple(self._ended.get(job.uid) or self._active(job, now) for job in jobs)
 
     async def spent(self, jobs: Sequence[JobRecord], now: datetime) -> dict[str, float]:
@@ -96,12 +101,20 @@ class Pods:
         dues = [self._due(job, now) for job in open_jobs]
         told = [self._begun(job, job.held_since, now) + MOMENT for job in open_jobs if job.held_since]
         told += [self._begun(job, job.running_since, now) + LONG for job in open_jobs if job.running_since]
+        if self._tails and (longest := self._longest(open_jobs, now)):
+            dues.append(self._tails.due(longest, now))
         waits = [(due - now).total_seconds() for due in (*dues, *(due for due in told if due > now)) if due is not None]
         return max(0.0, min(waits)) if waits else None
 
     def forget(self, uid: str) -> None:
         for known in (self._ended, self._waiting, self._since, self._failing):
             known.pop(uid, None)
+        if self._tails:
+            self._tails.forget(uid)
+
+    def doing(self, uid: str) -> Doing | None:
+        """What the pod of a Job has said last, if it runs for long."""
+        return self._tails.told(uid) if self._tails else None
 
     def _worth_a_look(self, job: JobRecord, now: datetime) -> bool:
         if job.uid in self._ended:
@@ -154,17 +167,30 @@ class Pods:
     def _active(self, job: JobRecord, now: datetime) -> ObservedWork:
         if job.starting_since is None:
             self._waiting.pop(job.uid, None)
+        if job.running_since is None and self._tails:
+            self._tails.forget(job.uid)  # its pod may be replaced
         if job.held_since is not None and self._begun(job, job.held_since, now) + MOMENT <= now:
             message = "" if job.queue else f"it is suspended: kubectl describe job {job.name} says by whom"
             return ObservedWork(_work(job), WorkState.ACTIVE, None, message, job.queue)
         wait = self._waiting.get(job.uid, Wait(now))
-        since = self._long(job, now)
-        return ObservedWork(_work(job), WorkState.ACTIVE, None, wait.why, refused=wait.refused, since=since)
+        return ObservedWork(
+            _work(job),
+            WorkState.ACTIVE,
+            message=wait.why,
+            refused=wait.refused,
+            since=self._long(job, now),
+            doing=self.doing(job.uid),
+        )
 
     def _long(self, job: JobRecord, now: datetime) -> str:
         """Since when it runs, by the API server's clock, if that is long."""
         since = job.running_since
         return timestamp(since) if since and self._begun(job, since, now) + LONG <= now else ""
+
+    def _longest(self, jobs: Iterable[JobRecord], now: datetime) -> JobRecord | None:
+        """The one that has run the longest, if that is long: of no other it is told how far it is."""
+        long = [(since, job.name, job) for job in jobs if (since := self._long(job, now))]
+        return min(long)[2] if long else None
 
     async def _refusals(self, jobs: Sequence[JobRecord]) -> dict[str, NoPod]:
         """By the Job's UID, why those that should have a pod have none, as far as that can be known."""

@@ -21,6 +21,7 @@ from trimtab.pod import gpus, task_text
 
 OWNER = "OptimizationJob"
 TOO_LATE = "DeadlineExceeded"
+JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 
 
 @dataclass(frozen=True, slots=True)

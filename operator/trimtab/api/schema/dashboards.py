@@ -70,7 +70,13 @@ OPERATOR = Dashboard(
             "The longest that a pod has run",
             "s",
             {"{{stage}}": f"max by (stage) (trimtab_longest_running_seconds{_JOBS})"},
-            "Which one it is says `kubectl get optimizationjobs.trimtab.dev -o wide`; how far it is, its log.",
+            "Which one it is, and how far, says `kubectl get optimizationjobs.trimtab.dev -o wide`.",
+        ),
+        Panel(
+            "How far that pod is",
+            "percentunit",
+            {"{{stage}}": f"min by (stage) (trimtab_longest_running_steps_done{_JOBS})"},
+            "The share of its steps that it has behind it, once it has run for a minute.",
         ),
         Panel(
             "Objects waiting for a worker",
