@@ -106,6 +106,11 @@ test-full: .venv/all packages tools ## Replay every fault at every moment
 release: .venv/all packages ## Build wheel, chart and images of one version into dist, with checksums and SBOMs
 	PYTHONPATH=hack:operator $(BIN)/python hack/release.py $(RELEASE)
 
+# Once for each release, when it is out. OF=v0.1.0 names another commit than the newest.
+.PHONY: record
+record: .venv/all ## Keep this version's documents, wheel and chart: the next one is tested beside them
+	PYTHONPATH=hack:operator $(BIN)/python hack/record.py $(OF)
+
 .PHONY: bench-startup
 bench-startup: .venv/all ## Time `trimtab --help`
 	$(BIN)/python hack/bench_startup.py

@@ -14,9 +14,12 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lab import images, store, tools
@@ -32,14 +35,12 @@ SBOM = "/opt/trimtab/sbom.cdx.json"
 
 def main(targets: list[str]) -> None:
     check_versions(version())
-    epoch = int(run("git", "log", "-1", "--format=%ct", cwd=CHECKOUT))
     if changed := run("git", "status", "--porcelain", cwd=CHECKOUT).strip():
         raise LabError(f"a release is of a commit, and this checkout has changes: commit or stash them\n{changed}")
     DIST.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        run("git", "archive", "--output", f"{folder}/sources.tar", "HEAD", cwd=CHECKOUT)
-        run("tar", "-xf", f"{folder}/sources.tar", "-C", folder)
-        made = [wheel(Path(folder), epoch), chart(Path(folder), epoch)]
+    epoch = time_of("HEAD")
+    with unpacked("HEAD") as sources:
+        made = [wheel(sources, epoch, DIST), chart(sources, epoch, DIST)]
     for target in targets or TARGETS:
         made += image(target, version(), epoch)
     sums = "".join(f"{digest(path)}  {path.name}\n" for path in sorted(made))
@@ -56,25 +57,41 @@ def check_versions(wanted: str) -> None:
         raise LabError(f"{', '.join(stale)}: stale; make generate")
 
 
-def wheel(sources: Path, epoch: int) -> Path:
-    """Built by the locked setuptools, away from the checkout, where an earlier build's files could get into it."""
-    command = ("uv", "build", "--quiet", "--wheel", "--out-dir", DIST, "--require-hashes", "--no-create-gitignore")
-    constraints = ("--build-constraints", CHECKOUT / "locks" / "setuptools.txt")
+def time_of(commit: str) -> int:
+    return int(run("git", "log", "-1", "--format=%ct", commit, cwd=CHECKOUT))
+
+
+@contextmanager
+def unpacked(commit: str) -> Iterator[Path]:
+    """A commit's files, away from the checkout, where an earlier build's could get among them."""
+    with tempfile.TemporaryDirectory() as folder:
+        run("git", "archive", "--output", f"{folder}/sources.tar", commit, cwd=CHECKOUT)
+        run("tar", "-xf", f"{folder}/sources.tar", "-C", folder)
+        Path(folder, "sources.tar").unlink()
+        yield Path(folder)
+
+
+def wheel(sources: Path, epoch: int, into: Path) -> Path:
+    """Built by the locked setuptools."""
+    constraints = ("--require-hashes", "--build-constraints", CHECKOUT / "locks" / "setuptools.txt")
     environment = os.environ | {
         "SOURCE_DATE_EPOCH": str(epoch),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    run(*command, *constraints, cwd=sources, env=environment)
-    return DIST / f"trimtab-{version()}-py3-none-any.whl"
+    with tempfile.TemporaryDirectory() as folder:
+        command = ("uv", "build", "--quiet", "--wheel", "--out-dir", folder, "--no-create-gitignore")
+        run(*command, *constraints, cwd=sources, env=environment)
+        [built] = Path(folder).iterdir()
+        return Path(shutil.copy(built, into))
 
 
-def chart(sources: Path, epoch: int) -> Path:
+def chart(sources: Path, epoch: int, into: Path) -> Path:
     """What helm packages, with the commit's time in place of now."""
     tools.build(["helm"])
     with tempfile.TemporaryDirectory() as folder:
         run(tools.path("helm"), "package", sources / "charts" / "trimtab", "--destination", folder)
         [packaged] = Path(folder).iterdir()
-        target = DIST / packaged.name
+        target = into / packaged.name
         target.write_bytes(retimed(packaged.read_bytes(), epoch))
     return target
 

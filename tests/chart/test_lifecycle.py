@@ -1,6 +1,6 @@
 """A release's life with a real helm on a real API server: install, upgrade, rollback, uninstall, with objects in place.
 
-`previous.tgz` is the chart that people may have installed: `make release` says to put the released one in its place.
+`previous.tgz` is the chart that people may have installed: `make record` puts the released one in its place.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def test_releases_of_one_name_may_both_read_the_runtimes_of_the_cluster(team: st
     assert cluster_roles() == before
 
 
-def test_values_of_the_previous_chart_that_moved_are_named() -> None:
+def test_values_of_an_earlier_chart_that_moved_are_named() -> None:
     said = helm("upgrade", "trimtab", CHART, "--set", "serviceMonitor.enabled=true", fails=True)
     assert "additional properties 'serviceMonitor' not allowed" in said
 

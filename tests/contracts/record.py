@@ -1,9 +1,10 @@
-"""Records what this version says and stores, for the next ones to be tested against.
+"""Writes what this version says and stores, for the next ones to be tested against.
 
-    PYTHONPATH=operator:jobs:tests python tests/contracts/record.py
+    make record             # once for each release, when it is out
+    make record OF=v0.1.0   # of another commit than the newest
 
-To be run once for each release; the files in `recorded` are those of the last one (before the first: of a commit).
-It needs nothing but the contract and the decisions, so it runs on the checkout of an older version too.
+puts it into `recorded`, with the version's wheel, and its chart into tests/chart: all of the last release (before the
+first: of a commit).
 """
 
 from __future__ import annotations
