@@ -36,11 +36,13 @@ _MODELS: dict[Kind, type[OptimizationJobStatus] | type[ModelMonitorStatus]] = {
 
 
 def status_of(kind: Kind, item: Object) -> Status:
-    """The stored status, or an empty one in place of one that cannot be read."""
+    """The stored status, without those of its fields that cannot be read: how a job ended is known all the same."""
+    model, stored = _MODELS[kind], item.get("status", {})
     try:
-        return _MODELS[kind].model_validate(item.get("status", {}))
-    except ValidationError:
-        return _MODELS[kind]()
+        return model.model_validate(stored)
+    except ValidationError as error:
+        unknown = {problem["loc"][0] for problem in error.errors()}
+        return model.model_validate({name: value for name, value in stored.items() if name not in unknown})
 
 
 @dataclass

@@ -783,7 +783,42 @@ def test_what_cannot_be_understood_any_more_changes_nothing_of_how_a_job_ended(n
             assert "default: spec.customCode: 'Ask' is none of" in message(waits, "Accepted")
             spoiled(Kind.JOB, "m")["spec"]["search"]["algorithm"] = "Annealing"
             await operator.turn()
+            spoiled(Kind.JOB, "m")["status"]["trials"][1]["candidates"][0]["outcome"] = "Doubtful"
+            await operator.turn()
             assert await job_where(client, namespace, Complete="Published") == ended
+
+    asyncio.run(main())
+
+
+def test_a_status_that_another_version_wrote_is_left_to_it(namespace: str) -> None:
+    """Until it is back the job waits, and says for what; what it says is no news at the next turn."""
+
+    async def main() -> None:
+        async with still(namespace) as operator:
+            await operator.turn()
+            await operator.turn()
+            before = await job_where(operator.client, namespace, Complete="Inspecting")
+
+            def status() -> Object:
+                item = operator.life.world.get(Kind.JOB, (namespace, "m"))
+                assert item is not None
+                found: Object = item["status"]
+                return found
+
+            status()["inspection"] = {"quality": "Perplexity"}
+            await operator.turn()
+            waits = await job_where(operator.client, namespace, Accepted="InvalidInput")
+            assert "status.inspection.quality: 'Perplexity'" in message(waits, "Accepted")
+            assert waits.start_time == before.start_time
+            writes = operator.client.writes
+            status()["inspection"] = {"quality": "Perplexity"}
+            await operator.turn()
+            assert operator.client.writes == writes
+
+            del status()["inspection"]
+            await operator.turn()
+            assert timeless(await job_where(operator.client, namespace, Accepted="Pending")) == timeless(before)
+            assert len(await jobs_of(operator.client, namespace)) == 1
 
     asyncio.run(main())
 
