@@ -96,7 +96,7 @@ e2e-foreign: .venv/all packages tools ## Run `make e2e-cluster` on the lab, as i
 e2e-rootless: .venv/all ## Run what needs neither root nor a node: in one test pods are processes, and it says so
 	$(BIN)/pytest -m "e2e and not full" --ignore tests/e2e --ignore tests/lab
 
-# Three quarters of an hour on a core that others use too. Not in CI, which runs a seeded sample of it; every test here has an API server of its own.
+# More than an hour on a core that others use too. Not in CI, which runs a seeded sample of it; every test here has an API server of its own.
 .PHONY: test-full
 test-full: .venv/all packages tools ## Replay every fault at every moment
 	$(BIN)/pytest -m full --durations 10

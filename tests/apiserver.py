@@ -65,10 +65,16 @@ def _run(program: str, *words: str | Path, stdin: str | None = None) -> subproce
 
 def install_crds(config: Path | None = None) -> None:
     """In the cluster of this kubeconfig, else the test run's."""
+    apply_crds("---\n".join(path.read_text() for path in sorted((REPOSITORY / "crds").glob("*.yaml"))), config)
+
+
+def apply_crds(documents: str, config: Path | None = None) -> None:
+    """CRDs as YAML, whatever was there before."""
     where = ("--kubeconfig", config or kubeconfig())
-    done = kubectl("apply", "--server-side", "--force-conflicts", "-f", REPOSITORY / "crds", *where)
+    done = kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", *where, stdin=documents)
     assert done.returncode == 0, done.stderr
-    established = kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", REPOSITORY / "crds", *where)
+    words = ("wait", "--for=condition=Established", "--timeout=60s", "-f", "-")
+    established = kubectl(*words, *where, stdin=documents)
     assert established.returncode == 0, established.stderr
 
 

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 from asyncio.subprocess import Process
@@ -27,9 +28,10 @@ from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.cluster.watch import Seen, watch
 from trimtab.errors import NotFound
 
-WARNING = "PROCESSES, NO CONTAINERS: pods ran as this user, from this checkout, without image, isolation or limits"
+WARNING = "PROCESSES, NO CONTAINERS: pods ran as this user, without image, isolation or limits"
 NODE = "processes"
 REPOSITORY = Path(__file__).parents[1]
+SOURCES = f"{REPOSITORY / 'operator'}:{REPOSITORY / 'jobs'}"
 HEARTBEAT = 10.0
 """Seconds; the node counts as lost after 50 without one."""
 LOG_KEPT = 2048
@@ -53,10 +55,14 @@ class ProcessNode:
     client: Client
     namespace: str
     folder: Path
+    code: Mapping[str, str] = field(default_factory=dict)
+    """Where Python finds the code of an image, if it is not this checkout's."""
     ran: list[str] = field(default_factory=list)
     """The names of the pods that were started."""
     _pods: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _processes: dict[str, Process] = field(default_factory=dict)
+    _jobs: dict[str, str] = field(default_factory=dict)
+    """The Jobs that started pods are of. All of these by the pod's UID."""
     _leaving: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     """Pods that are being deleted, by UID."""
 
@@ -85,6 +91,14 @@ class ProcessNode:
             with contextlib.suppress(NotFound):
                 await self.client.request("DELETE", path)
 
+    def send(self, job: str, number: signal.Signals) -> bool:
+        """Send it to the pods of a Job, named by its end; whether one runs."""
+        of_job = [process for uid, process in self._processes.items() if self._jobs[uid].endswith(job)]
+        running = [process for process in of_job if process.returncode is None]
+        for process in running:
+            process.send_signal(number)
+        return bool(running)
+
     async def beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT)
@@ -108,6 +122,7 @@ class ProcessNode:
                     self._leaving[uid] = asyncio.create_task(self._see_off(pod))
             elif uid not in self._pods:
                 self.ran.append(pod["metadata"]["name"])
+                self._jobs[uid] = pod["metadata"]["labels"]["job-name"]
                 self._pods[uid] = asyncio.create_task(self._run(pod))
 
     async def _see_off(self, pod: Object) -> None:
@@ -153,7 +168,7 @@ class ProcessNode:
         mounted = {mount["mountPath"]: folders[mount["name"]] for mount in container["volumeMounts"]}
         given = json.loads(_variables(container)[VOLUMES_VARIABLE])
         claims = {claim: str(mounted[path]) for claim, path in given.items()}
-        sources = f"{REPOSITORY / 'operator'}:{REPOSITORY / 'jobs'}"
+        sources = self.code.get(container["image"], SOURCES)
         home_of = {"HOME": str(home), "TMPDIR": str(folders["tmp"]), "PYTHONPATH": sources}
         return {VOLUMES_VARIABLE: json.dumps(claims), MESSAGE_VARIABLE: str(home / "message"), **home_of}
 
@@ -200,10 +215,12 @@ def _now() -> str:
 
 
 @contextlib.asynccontextmanager
-async def process_node(client: Client, namespace: str, folder: Path) -> AsyncIterator[ProcessNode]:
+async def process_node(
+    client: Client, namespace: str, folder: Path, code: Mapping[str, str] | None = None
+) -> AsyncIterator[ProcessNode]:
     """The node in the cluster, for as long as the context lasts. It says loudly what it is."""
     sys.stderr.write(f"\n{WARNING}\n")
-    node = ProcessNode(client, namespace, folder)
+    node = ProcessNode(client, namespace, folder, code or {})
     await node.register()
     tasks = [asyncio.create_task(node.serve()), asyncio.create_task(node.beat())]
     try:
@@ -213,3 +230,20 @@ async def process_node(client: Client, namespace: str, folder: Path) -> AsyncIte
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await node.leave()
+
+
+async def add_claim(client: Client, namespace: str, name: str, folder: Path) -> None:
+    """A claim, and the volume that is this folder."""
+    folder.mkdir(exist_ok=True)
+    common = {"accessModes": ["ReadWriteMany"]}
+    size = {"storage": "1Gi"}
+    reference = {"namespace": namespace, "name": name}
+    volume = {**common, "capacity": size, "claimRef": reference, "hostPath": {"path": str(folder)}}
+    body = {"metadata": {"name": f"{namespace}-{name}"}, "spec": {**volume, "persistentVolumeReclaimPolicy": "Retain"}}
+    await client.request("POST", VOLUMES.path(), body=body)
+    claim = {"metadata": {"name": name}, "spec": {**common, "resources": {"requests": size}}}
+    await client.request("POST", CLAIMS.path(namespace), body=claim)
+
+
+async def pods_of(client: Client, namespace: str) -> list[Object]:
+    return list((await client.request("GET", objects.PODS.path(namespace)))["items"])

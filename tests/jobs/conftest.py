@@ -19,6 +19,7 @@ from trimtab_jobs import __main__ as program
 from trimtab_jobs.data import Split
 
 ROOT = Path(__file__).parents[2]
+CODE = f"{ROOT / 'operator'}:{ROOT / 'jobs'}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Lab:
     """The claims of a job: `inputs`, `store` and `published`, each a folder."""
 
     root: Path
+    code: str = CODE
+    """Where Python finds what pods run."""
 
     def task(self, stage: str, **fields: Any) -> Task:
         given = sound_spec() | {
@@ -48,10 +51,9 @@ class Lab:
 
     def start(self, task: Task, **options: Any) -> subprocess.Popen[str]:
         """The Task in a process of its own, as in a pod. Keyword arguments are Popen's."""
-        text = json.dumps(task.wire())
         return subprocess.Popen(
             [sys.executable, "-m", "trimtab_jobs"],
-            env=os.environ | self.variables | {TASK_VARIABLE: text, MESSAGE_VARIABLE: str(self.message)},
+            env=os.environ | self.variables | {TASK_VARIABLE: task.text(), MESSAGE_VARIABLE: str(self.message)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -71,7 +73,7 @@ class Lab:
     @property
     def variables(self) -> dict[str, str]:
         volumes = {name: str(self.root / name) for name in ("inputs", "store", "published")}
-        return {VOLUMES_VARIABLE: json.dumps(volumes), "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'jobs'}"}
+        return {VOLUMES_VARIABLE: json.dumps(volumes), "PYTHONPATH": self.code}
 
     @property
     def message(self) -> Path:

@@ -23,6 +23,7 @@ from trimtab_jobs.model import Model
 from trimtab_jobs.pipeline import Context, Skipped, _take, run_steps
 from trimtab_jobs.ranks import Order
 from trimtab_jobs.store import Store
+from versions import previous
 
 from .chain import STEPS, write_chain
 from .conftest import Lab
@@ -208,3 +209,18 @@ def test_nothing_is_left_of_the_work(lab: Lab, succeed: Succeed, monkeypatch: py
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_step_that_another_version_took_is_taken_anew(
+    lab: Lab, succeed: Succeed, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Its code may make another model of it. Both are in the store afterwards."""
+    task = lab.task("Trial", trial=1, steps=[STEPS[-1]])
+    older = dataclasses.replace(lab, code=previous(tmp_path_factory.mktemp("previous")).code)
+    before = older.run(task).report
+    assert before
+    after = succeed(task)
+    assert [step.cached for step in (*before.steps, *after.steps)] == [False, False]
+    store = Store(lab.folder("store"))
+    assert store.has(before.artifact)
+    assert store.has(after.artifact)

@@ -16,9 +16,8 @@ import pytest
 import yaml
 
 import apiserver
-from builders import make_runtime
-from operators import free_port, process
-from process_node import CLAIMS, NODE, PLACED, VOLUMES, WARNING, process_node
+from operators import create_runtime, free_port, process
+from process_node import NODE, PLACED, WARNING, add_claim, pods_of, process_node
 from trimtab.api.report import JobReport
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.cluster import objects
@@ -31,26 +30,11 @@ SECONDS = 600
 """A pod imports ONNX Runtime, and machines may be busy."""
 
 
-async def add_claim(client: Client, namespace: str, name: str, folder: Path) -> None:
-    """A claim, and the volume that is this folder."""
-    folder.mkdir(exist_ok=True)
-    common = {"accessModes": ["ReadWriteMany"]}
-    size = {"storage": "1Gi"}
-    reference = {"namespace": namespace, "name": name}
-    volume = {**common, "capacity": size, "claimRef": reference, "hostPath": {"path": str(folder)}}
-    body = {"metadata": {"name": f"{namespace}-{name}"}, "spec": {**volume, "persistentVolumeReclaimPolicy": "Retain"}}
-    await client.request("POST", VOLUMES.path(), body=body)
-    claim = {"metadata": {"name": name}, "spec": {**common, "resources": {"requests": size}}}
-    await client.request("POST", CLAIMS.path(namespace), body=claim)
-
-
 async def submit(client: Client, namespace: str, digits: Path, folder: Path) -> None:
     """The digits example as it is, but for a place to publish to; its claims are folders here."""
     for name, place in (("digits", digits), ("store", folder / "store"), ("published", folder / "published")):
         await add_claim(client, namespace, name, place)
-    runtime = {"metadata": {"name": "default", "namespace": namespace}, "spec": make_runtime(**PLACED).spec.wire()}
-    header = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "OptimizationRuntime"}
-    await objects.create(client, objects.OPTIMIZATION_RUNTIMES, header | runtime)
+    await create_runtime(client, namespace, **PLACED)
     job = yaml.safe_load((digits / "job.yaml").read_text())
     job["metadata"]["namespace"] = namespace
     job["spec"]["publish"] = {"uri": "pvc://published"}
@@ -60,10 +44,6 @@ async def submit(client: Client, namespace: str, digits: Path, folder: Path) -> 
 async def suspend(client: Client, namespace: str, suspended: bool) -> None:
     path = objects.OPTIMIZATION_JOBS.path(namespace, "digits")
     await client.request("PATCH", path, body={"spec": {"suspend": suspended}}, headers=MERGE_PATCH)
-
-
-async def pods_of(client: Client, namespace: str) -> list[Object]:
-    return list((await client.request("GET", objects.PODS.path(namespace)))["items"])
 
 
 async def until(test: Callable[[], bool]) -> None:
