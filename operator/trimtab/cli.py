@@ -164,6 +164,12 @@ def _operator(commands: Commands) -> None:
         metavar="HOST",
         help="run nothing; ask the API server for all that the operator needs, and the operator at HOST for its health",
     )
+    operator.add_argument(
+        "--rights",
+        default="monitors,distributed",
+        metavar="LIST",
+        help="with --check: of the rights that the chart can leave out, those that were given; default: %(default)s",
+    )
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:

@@ -46,7 +46,7 @@ from trimtab.cluster.pods import Pods, unreadable
 from trimtab.cluster.records import JobRecord, record_of
 from trimtab.cluster.tails import Tails
 from trimtab.conditions import is_finished, with_condition
-from trimtab.decisions import Decision, Observed, ObservedWork, Refusal, Work, WorkState
+from trimtab.decisions import Decision, Observed, ObservedWork, Refusal, Unwatched, Work, WorkState
 from trimtab.errors import Forbidden, OverQuota, Refused, Told
 from trimtab.harvest import Outcomes
 from trimtab.manifests import (
@@ -199,8 +199,8 @@ class Controller:
         ]
         decide = partial(reconcile_monitor, monitor, jobs, self._clock(), self._runbooks)
         decision = decide()
-        await self._apply_rule(key, rule_manifest(decision.status.rule, decision.rule, monitor))
-        forbidden = await self._start_job(monitor, decision.create)
+        unwatched = await self._apply_rule(key, rule_manifest(decision.status.rule, decision.rule, monitor))
+        forbidden = unwatched or await self._start_job(monitor, decision.create)
         if forbidden:
             decision = decide(forbidden)
         written = await self._statuses.write(key, monitor.metadata, monitor.status, decision.status, decision.events)
@@ -295,11 +295,18 @@ class Controller:
         else:
             self._world.works.put(record_of(stored))
 
-    async def _apply_rule(self, key: Key, manifest: Object) -> None:
+    async def _apply_rule(self, key: Key, manifest: Object) -> Unwatched | None:
+        """Have the rule in its ConfigMap, and say why the API server did not let it be written."""
         applied, when = self._rules.get(key, (None, self._clock()))
-        if applied != manifest or self._clock() - when >= RULE_AGE:
+        if applied == manifest and self._clock() - when < RULE_AGE:
+            return None
+        try:
             await objects.apply(self._client, objects.CONFIG_MAPS, manifest)
-            self._rules[key] = (manifest, self._clock())
+        except Forbidden as error:
+            refusal = _refusal(error)
+            return Unwatched(refusal.reason, refusal.message)
+        self._rules[key] = (manifest, self._clock())
+        return None
 
     async def _refuse(self, key: Key, item: Object, message: str) -> None:
         about, old = metadata_of(item), status_of(key.kind, item)

@@ -64,6 +64,10 @@ class Refusal:
     message: str
 
 
+class Unwatched(Refusal):
+    """Why the rule of a monitor could not be written, so that it watches nothing."""
+
+
 @dataclass(frozen=True)
 class Observed:
     """The world around one OptimizationJob."""

@@ -4,7 +4,8 @@ An alert becomes a trigger in the status (`record`) and leads to at most one Opt
 monitor's UID and the trigger's key: creating it twice is creating it once. Between an alert and its job stand three
 guards, asked in this order: the monitor is suspended, a job of it is still running, the cooldown has not passed. A
 trigger that waits is kept with the reason; one that resolves while it waits is never started. One whose job
-failed says so, and starts another once somebody has deleted that job.
+failed says so, and starts another once somebody has deleted that job. A monitor whose rule may not be written watches
+nothing, and says that before all else.
 
 The cooldown begins anew when a job ends: only then can the alert see the new model, and its end takes minutes to get
 here, for Alertmanager gathers notifications.
@@ -44,7 +45,7 @@ from trimtab.api.names import (
 from trimtab.api.quantities import parse_duration
 from trimtab.api.status import Condition
 from trimtab.conditions import find, is_finished, is_true, parse_timestamp, timestamp, with_condition
-from trimtab.decisions import Event, MonitorDecision, Refusal
+from trimtab.decisions import Event, MonitorDecision, Refusal, Unwatched
 from trimtab.rules import action_for, rule_file
 
 
@@ -69,17 +70,19 @@ def reconcile_monitor(
 ) -> MonitorDecision:
     """Decide. Pure; `jobs` are those that carry the monitor's UID as a label. Deciding again changes nothing.
 
-    `forbidden` is why the job of the decision before could not be created: a quota, a role, a template that is invalid.
+    `forbidden` is why the job of the decision before could not be created (a quota, a role, a template that is invalid),
+    or its rule not be written.
     """
     known = monitor.model_copy(update={"status": _released(_adopt(monitor.status, jobs, now), jobs)})
     denied = Hold(forbidden.reason, forbidden.message) if forbidden else None
-    hold = _hold(known, jobs, now) or denied
+    blind = denied if isinstance(forbidden, Unwatched) else None
+    hold = blind or _hold(known, jobs, now) or denied
     waiting = _waiting(known.status)
     create = _job(known, waiting[0]) if waiting and not hold else None
     if create:
         known = monitor.model_copy(update={"status": _started(known.status, waiting[0], create, now)})
         hold = _running(create)
-    status = _told(known, jobs, hold, now)
+    status = _told(known, jobs, hold, blind, now)
     return MonitorDecision(
         status,
         rule=rule_file(monitor, runbooks),
@@ -218,14 +221,14 @@ def _job_spec(monitor: ModelMonitor, trigger: TriggerStatus) -> OptimizationJobS
 
 
 def _told(
-    monitor: ModelMonitor, jobs: Sequence[OptimizationJob], hold: Hold | None, now: datetime
+    monitor: ModelMonitor, jobs: Sequence[OptimizationJob], hold: Hold | None, blind: Hold | None, now: datetime
 ) -> ModelMonitorStatus:
     """The status with everything that people read in it."""
     status, generation = monitor.status, monitor.metadata.generation
     failures = _failures(status, jobs)
     summary = _summary(status, hold)
     conditions = status.conditions
-    for condition in (_ready(monitor, failures), _triggered(status, summary)):
+    for condition in (_ready(monitor, failures, blind), _triggered(status, summary)):
         conditions = with_condition(conditions, condition.model_copy(update={"observed_generation": generation}), now)
     return status.model_copy(
         update={
@@ -259,7 +262,10 @@ def _failed(trigger: TriggerStatus) -> str:
     return f"job {trigger.job} failed:"
 
 
-def _ready(monitor: ModelMonitor, failures: Mapping[str, str]) -> Condition:
+def _ready(monitor: ModelMonitor, failures: Mapping[str, str], blind: Hold | None) -> Condition:
+    if blind:
+        kind = MonitorConditionType.READY
+        return Condition(type=kind, status="False", reason=blind.reason.value, message=blind.message)
     watched = " and ".join(sorted({trigger.kind for trigger in monitor.spec.triggers}))
     suspended = monitor.spec.suspend
     failed = Reason.JOB_FAILED if failures else Reason.WATCHING

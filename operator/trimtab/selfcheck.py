@@ -7,7 +7,7 @@ functions that make it in earnest. A change of what is not there ends with NotFo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,10 @@ from trimtab.world import RESOURCES
 DRY_RUN = ("dryRun", "All")
 NAME = "trimtab-selfcheck"
 HEALTH_SECONDS = 10.0
+MONITORS, DISTRIBUTED, CLUSTER_RUNTIMES = "monitors", "distributed", "clusterRuntimes"
+OPTIONAL = (MONITORS, DISTRIBUTED, CLUSTER_RUNTIMES)
+"""The rights that the chart can leave out, by its values."""
+
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -45,17 +49,19 @@ class Attempt:
     part: str | None = None
     body: Object | None = None
     name: str = NAME
+    right: str = ""
+    """Of those that the chart can leave out, the one that it takes."""
 
     def __str__(self) -> str:
         kind = self.resource.plural + (f"/{self.part}" if self.part else "")
         return f"{self.verb} {kind} in {self.namespace or 'all namespaces'}"
 
 
-async def problems(settings: Settings, host: str) -> list[str]:
+async def problems(settings: Settings, host: str, rights: Collection[str]) -> list[str]:
     """One line for everything that is not as the operator needs it. `host` is where its Service is."""
     found = await _health(host, settings.http_port)
     async with await Client.connect() as client:
-        for attempt in attempts(settings, own_namespace()):
+        for attempt in attempts(settings, own_namespace(), rights):
             try:
                 await _make(client, attempt)
             except ClusterError as error:
@@ -63,8 +69,16 @@ async def problems(settings: Settings, host: str) -> list[str]:
     return found
 
 
-def attempts(settings: Settings, own: str) -> Iterator[Attempt]:
-    """What to try. Where all namespaces are served, writes are tried in the operator's `own`."""
+def attempts(settings: Settings, own: str, rights: Collection[str] = OPTIONAL) -> Iterator[Attempt]:
+    """What to try, of what can be left out the `rights` that were given.
+
+    Where all namespaces are served, writes are tried in the operator's `own`.
+    """
+    given = {"", *rights} if settings.watch_namespaces else {"", *rights, CLUSTER_RUNTIMES}
+    return (attempt for attempt in _all(settings, own) if attempt.right in given)
+
+
+def _all(settings: Settings, own: str) -> Iterator[Attempt]:
     served: list[str | None] = [*settings.watch_namespaces] or [None]
     for namespace in served:
         for resource in (*RESOURCES.values(), objects.JOBS, objects.PODS, objects.EVENTS):
@@ -72,8 +86,7 @@ def attempts(settings: Settings, own: str) -> Iterator[Attempt]:
         yield from _writes(namespace or own)
         if settings.read_logs:
             yield Attempt("get", objects.PODS, namespace or own, "log")
-    if not settings.watch_namespaces:
-        yield from (Attempt(verb, objects.CLUSTER_RUNTIMES, None) for verb in ("list", "get"))
+    yield from (Attempt(verb, objects.CLUSTER_RUNTIMES, None, right=CLUSTER_RUNTIMES) for verb in ("list", "get"))
     if settings.lease_name:
         yield from _election(*settings.lease_name)
 
@@ -98,17 +111,18 @@ def _writes(namespace: str) -> Iterator[Attempt]:
     event = objects.event_manifest(job.kind, about, Event(EventReason.COMPLETE, "tried by helm test"))
     rule = rule_manifest(about.name, {"groups": []}, monitor)
 
-    for resource, body in (
-        (objects.JOBS, work),
-        (objects.SERVICES, service),
-        (objects.OPTIMIZATION_JOBS, optimization_job_manifest(job, monitor)),
-        (objects.EVENTS, event),
+    for resource, body, right in (
+        (objects.JOBS, work, ""),
+        (objects.SERVICES, service, DISTRIBUTED),
+        (objects.OPTIMIZATION_JOBS, optimization_job_manifest(job, monitor), MONITORS),
+        (objects.EVENTS, event, ""),
     ):
-        yield Attempt("create", resource, namespace, body=body)
+        yield Attempt("create", resource, namespace, body=body, right=right)
     # Server-side apply: it is asked for `create` too where the object is not there.
-    yield Attempt("patch", objects.CONFIG_MAPS, namespace, body=rule)
-    for resource in (*RESOURCES.values(), objects.JOBS, objects.SERVICES):
+    yield Attempt("patch", objects.CONFIG_MAPS, namespace, body=rule, right=MONITORS)
+    for resource in (*RESOURCES.values(), objects.JOBS):
         yield Attempt("get", resource, namespace)
+    yield Attempt("get", objects.SERVICES, namespace, right=DISTRIBUTED)
     for resource in (objects.OPTIMIZATION_JOBS, objects.MODEL_MONITORS):
         yield Attempt("patch", resource, namespace, "status", {"status": {}})
     for resource in (objects.OPTIMIZATION_JOBS, objects.JOBS):

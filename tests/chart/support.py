@@ -47,9 +47,10 @@ def operator_account(folder: Path, name: str = "trimtab") -> Path:
     return path
 
 
-def check(kubeconfig: Path, settings: Settings) -> subprocess.CompletedProcess[str]:
-    """What the pod of `helm test` does."""
-    command = [sys.executable, "-m", "trimtab", "operator", "--check", "127.0.0.1"]
+def check(kubeconfig: Path, settings: Settings, *values: str) -> subprocess.CompletedProcess[str]:
+    """What the pod of `helm test` does, given these `--set` settings."""
+    [container] = the("Pod", render(*values), "trimtab-test")["spec"]["containers"]
+    command = [sys.executable, "-m", "trimtab", "operator", "--check", "127.0.0.1", *container["args"][2:]]
     variables = {"PYTHONPATH": str(ROOT / "operator"), "KUBECONFIG": str(kubeconfig)}
     environment = os.environ | settings.environment() | variables
     return subprocess.run(command, env=environment, text=True, capture_output=True, check=False, timeout=120)

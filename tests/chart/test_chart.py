@@ -109,6 +109,20 @@ class TestRendered:
             "patch /configmaps",
         }
 
+    @pytest.mark.parametrize(
+        ("left_out", "gone"),
+        [
+            ("rbac.monitors=false", {"create configmaps", "patch configmaps", "create optimizationjobs"}),
+            ("rbac.distributed=false", {"create services", "get services"}),
+        ],
+    )
+    def test_rights_that_not_everybody_needs_can_be_left_out(self, left_out: str, gone: set[str]) -> None:
+        def rights(*given: str) -> set[str]:
+            rules = rules_of([the("ClusterRole", render(*given))])
+            return {f"{verb} {what}" for rule in rules for verb in rule["verbs"] for what in rule["resources"]}
+
+        assert rights() - rights(left_out) == gone
+
     @pytest.mark.parametrize("given", [[], ["settings.watchNamespaces={ml,vision}"]])
     def test_nobody_gets_secrets_or_wildcards(self, given: list[str]) -> None:
         words = {word for rule in rules_of(render(*given)) for part in rule.values() for word in part}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,15 @@ from typing import Any
 import pytest
 
 import apiserver
+from builders import job_dict
 from chart.support import CHART, NAMESPACE, check, operator_account, render, the
-from operators import fetch, free_port, process
+from kubelet import node
+from monitors import make_monitor
+from operators import answer, create_runtime, fetch, free_port, process
 from trimtab import selfcheck
+from trimtab.api.names import API_VERSION
+from trimtab.cluster import objects
+from trimtab.cluster.client import Client
 from trimtab.settings import Settings
 
 pytestmark = pytest.mark.e2e
@@ -47,7 +54,7 @@ def test_the_pod_asks_the_operators_service() -> None:
     pod = the("Pod", render(), "trimtab-test")
     [container] = pod["spec"]["containers"]
     deployed = the("Deployment", render())["spec"]["template"]["spec"]
-    assert container["args"] == ["--check", "$(TRIMTAB_SERVICE_HOST)"]
+    assert container["args"] == ["--check", "$(TRIMTAB_SERVICE_HOST)", "--rights", "monitors,distributed"]
     assert container["image"] == deployed["containers"][0]["image"]
     assert container["securityContext"] == deployed["containers"][0]["securityContext"]
     assert pod["spec"]["serviceAccountName"] == deployed["serviceAccountName"]
@@ -104,6 +111,84 @@ def test_each_thing_that_is_missing_is_a_line(tmp_path: Path) -> None:
         f"patch leases in {NAMESPACE}",
     ]
     assert "exceeded quota: full" in lines[3]
+
+
+TRAINS = job_dict(
+    model={"uri": "pvc://models/m.safetensors", "format": "PyTorch", "factory": "net:make"},
+    data={name: {"uri": f"pvc://data/{name}.npz"} for name in ("train", "calibration", "evaluation", "holdout")},
+    techniques=[{"distill": {}}],
+)["spec"]
+LESS = ("rbac.monitors=false", "rbac.distributed=false")
+
+
+def test_what_takes_a_right_that_was_left_out_says_so_and_nothing_else_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade(f"settings.watchNamespaces={{{SERVED}}}", *LESS)
+    settings = Settings(watch_namespaces=[SERVED], http_port=free_port(), lease=f"{NAMESPACE}/trimtab")
+    account = operator_account(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(apiserver.kubeconfig()))
+
+    async def main() -> subprocess.CompletedProcess[str]:
+        async with (
+            await Client.connect() as client,
+            node(client, SERVED, answer()),
+            process(settings, KUBECONFIG=str(account)) as running,
+        ):
+            monitor = make_monitor().spec.wire()
+            await create(client, objects.MODEL_MONITORS, "ModelMonitor", monitor)
+            assert await refused(client, objects.MODEL_MONITORS, "Ready") == 'cannot patch resource "configmaps"'
+            await create_runtime(client, SERVED, distributed={"numNodes": 2}, customCode="Allow")
+            await create(client, objects.OPTIMIZATION_JOBS, "OptimizationJob", TRAINS)
+            assert await refused(client, objects.OPTIMIZATION_JOBS, "Complete") == 'cannot create resource "services"'
+            done = await asyncio.to_thread(check, account, settings, *LESS)
+            assert running.returncode is None
+            return done
+
+    try:
+        done = asyncio.run(main())
+        assert (done.returncode, done.stdout) == (0, "the operator has all that it needs\n")
+        told = complaints(account, settings)[1:]
+        assert [line.partition(" in ")[0] for line in told] == [
+            "create services",
+            "create optimizationjobs",
+            "patch configmaps",
+            "get services",
+        ]
+    finally:
+        apiserver.kubectl("delete", "tjob,modelmonitors.trimtab.dev,optimizationruntimes", "--all", "-n", SERVED)
+        upgrade("rbac.monitors=true", "rbac.distributed=true")
+
+
+async def create(client: Client, resource: objects.Resource, kind: str, spec: dict[str, Any]) -> None:
+    metadata = {"name": "m", "namespace": SERVED}
+    body = {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
+    await objects.create(client, resource, body)
+
+
+async def refused(client: Client, resource: objects.Resource, condition: str) -> str:
+    """The right that the object `m` says is missing, once it is Forbidden."""
+    async with asyncio.timeout(120):
+        while True:
+            status = (await objects.get(client, resource, SERVED, "m")).get("status", {})
+            if status.get("state") == "Forbidden":
+                [found] = [c for c in status["conditions"] if c["type"] == condition]
+                assert (found["status"], found["reason"]) == ("False", "Forbidden")
+                said = re.search(r'cannot \w+ resource "\w+"', found["message"])
+                assert said, found
+                return said[0]
+            await asyncio.sleep(0.1)
+
+
+def test_the_runtimes_of_the_cluster_are_asked_for_where_the_chart_reads_them(tmp_path: Path) -> None:
+    role_mode = f"settings.watchNamespaces={{{SERVED}}}"
+    settings = Settings(watch_namespaces=[SERVED], http_port=free_port(), lease=f"{NAMESPACE}/trimtab")
+    for given, missing in ((role_mode, True), (f"{role_mode},clusterRuntimes=true", False)):
+        upgrade(given)
+        account = operator_account(tmp_path)
+        told = check(account, settings, "clusterRuntimes=true").stdout
+        assert ("list clusteroptimizationruntimes in all namespaces" in told) is missing
+    upgrade(f"{role_mode},clusterRuntimes=false")
 
 
 def test_without_a_crd_it_is_alive_and_not_ready_and_with_it_a_replica_that_stands_by_is_ready_too(

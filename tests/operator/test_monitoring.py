@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from builders import NOW
-from monitors import MonitorWorld, make_alert, make_monitor
+from monitors import RUNBOOKS, MonitorWorld, make_alert, make_monitor
 from trimtab.alerts import Alert
 from trimtab.api.monitor import TRIGGERS_KEPT, ModelMonitorStatus
 from trimtab.api.names import EventReason, Reason
-from trimtab.decisions import Refusal
-from trimtab.monitoring import record
+from trimtab.conditions import find
+from trimtab.decisions import Refusal, Unwatched
+from trimtab.monitoring import reconcile_monitor, record
 
 LATENCY = "ModelLatencyHigh"
 Happening = Callable[[MonitorWorld], None]
@@ -210,6 +211,22 @@ def test_killed_before_any_status_is_written_the_end_is_the_same(scenario: list[
         happens(undisturbed)
         undisturbed.reconcile()
         assert starts_told(world) == starts_told(undisturbed)
+
+
+@pytest.mark.parametrize("before", [nothing, fires()], ids=["nothing fires", "an alert waits"])
+def test_a_monitor_whose_rule_may_not_be_written_is_not_ready_and_starts_nothing(before: Happening) -> None:
+    world = MonitorWorld()
+    before(world)
+    blind = Unwatched(Reason.FORBIDDEN, "PATCH configmaps: 403")
+    decision = reconcile_monitor(world.monitor, (), NOW, RUNBOOKS, blind)
+    assert (decision.create, decision.status.state) == (None, "Forbidden")
+    ready = find(decision.status.conditions, "Ready")
+    assert ready
+    assert (ready.status, ready.reason, ready.message) == ("False", "Forbidden", blind.message)
+    assert {trigger.message for trigger in decision.status.triggers} <= {f"Forbidden: {blind.message}"}
+
+    world.monitor = world.monitor.model_copy(update={"status": decision.status})
+    assert world.reconcile().status.state == ("Reoptimizing" if decision.status.triggers else "Watching")
 
 
 def starts_told(world: MonitorWorld) -> set[str]:

@@ -45,10 +45,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [trimtab.dev]
   resources: [optimizationjobs/status, modelmonitors/status]
   verbs: [patch]
-# A monitor starts OptimizationJobs, and one with ttlSecondsAfterFinished is deleted.
+# One with ttlSecondsAfterFinished is deleted.
 - apiGroups: [trimtab.dev]
   resources: [optimizationjobs]
-  verbs: [create, delete]
+  verbs: [delete]
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [create, get, list, watch, delete, deletecollection]
@@ -62,18 +62,26 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   resources: [pods/log]
   verbs: [get]
 {{- end }}
+{{- if dig "distributed" true (.Values.rbac | default dict) }}
 # A headless one by which the pods of a trial that trains on several find each other; it goes with its job.
 - apiGroups: [""]
   resources: [services]
   verbs: [create, get]
+{{- end }}
 # For why a Job gets no pod: only its events say so.
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, list]
+{{- if dig "monitors" true (.Values.rbac | default dict) }}
 # The Prometheus rules of monitors, written with server-side apply.
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [create, patch]
+# An alert leads to one.
+- apiGroups: [trimtab.dev]
+  resources: [optimizationjobs]
+  verbs: [create]
+{{- end }}
 {{- end }}
 
 {{/* What the operator's pod and that of `helm test` have in common. */}}

@@ -42,6 +42,21 @@ class Crds(Spec):
     )
 
 
+class Rbac(Spec):
+    """What the operator may do that not everybody needs done. Without a right, what needs it says so in its status."""
+
+    monitors: bool = Field(
+        True,
+        description="For ModelMonitors: create and change ConfigMaps, which hold their rules, and create "
+        "OptimizationJobs. Without it, no ModelMonitor gets ready.",
+    )
+    distributed: bool = Field(
+        True,
+        description="For runtimes with `distributed`: create and read Services, by which pods find each other. Without "
+        "it, their trials that train wait.",
+    )
+
+
 class AggregatedRoles(Spec):
     """The rights of people, added to Kubernetes' own roles `view`, `edit` and `admin`."""
 
@@ -199,6 +214,7 @@ class Values(Spec):
         "which takes a ClusterRole that reads them. Where all namespaces are served this is so anyway.",
     )
     crds: Crds = Field(Crds(), description="The CustomResourceDefinitions.")
+    rbac: Rbac = Field(Rbac(), description="What the operator may do that not everybody needs done.")
     aggregated_roles: AggregatedRoles = Field(
         AggregatedRoles(), description="What people may do with our kinds, by the roles they have."
     )

@@ -23,16 +23,16 @@ def main(given: argparse.Namespace) -> int:
         sys.stderr.write("".join(f"settings: {line}\n" for line in problems(error, Settings)))
         return BAD_INPUT
     if given.check:
-        return _check(settings, given.check)
+        return _check(settings, given.check, given.rights.split(","))
     run(settings)
     return 0
 
 
-def _check(settings: Settings, host: str) -> int:
+def _check(settings: Settings, host: str, rights: list[str]) -> int:
     from trimtab import selfcheck
 
     try:
-        found = asyncio.run(selfcheck.problems(settings, host))
+        found = asyncio.run(selfcheck.problems(settings, host, rights))
     except ClusterError as error:
         found = [str(error)]
     sys.stdout.write("".join(f"{line}\n" for line in found or ["the operator has all that it needs"]))
