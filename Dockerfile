@@ -5,6 +5,9 @@
 # used it. All images work with a read-only root file system: bytecode is compiled here, and never written later. Each
 # holds its bill of materials (CycloneDX) in /opt/trimtab/sbom.cdx.json. A target must build by its name alone and an ARG
 # cannot learn that name, so each says it to the one script that installs.
+#
+# The base is a tag, which moves with every fix to Debian and Python. What is released names it by digest, or nobody can
+# build the same again: --build-arg BASE=python:3.11-slim-bookworm@sha256:DIGEST.
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS python

@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lab import images, store, tools
 from lab.paths import CHECKOUT
@@ -113,28 +114,47 @@ def image(target: str, tag: str, epoch: int) -> list[Path]:
     archive, sbom = DIST / f"trimtab-{target}-{tag}.oci.tar", DIST / f"trimtab-{target}-{tag}.cdx.json"
     with tempfile.TemporaryDirectory(dir=DIST) as folder:
         images.export(target, name, Path(folder))
-        manifest = pack(Path(folder), archive, epoch)
+        pack(Path(folder), archive, epoch)
+        known_by = digests(Path(folder))
     bom = json.loads(store.read(name, SBOM))
-    sbom.write_text(json.dumps(of_image(bom, target, tag, manifest), indent=1) + "\n")
+    sbom.write_text(json.dumps(of_image(bom, target, tag, known_by), indent=1) + "\n")
     return [archive, sbom]
 
 
-def pack(layout: Path, archive: Path, epoch: int) -> str:
-    """Write an OCI layout as a .tar of files ordered by name, all of the time `epoch`; the digest of its image."""
+def pack(layout: Path, archive: Path, epoch: int) -> None:
+    """Write an OCI layout as a .tar of files ordered by name, all of the time `epoch`."""
     with tarfile.open(archive, "w") as tar:
         for path in sorted(path for path in layout.rglob("*") if path.is_file()):
             member = tarfile.TarInfo(str(path.relative_to(layout)))
             member.size, member.mtime = path.stat().st_size, epoch
             with path.open("rb") as content:
                 tar.addfile(member, content)
-    [manifest] = json.loads((layout / "index.json").read_text())["manifests"]
-    return str(manifest["digest"])
 
 
-def of_image(bom: dict[str, object], target: str, tag: str, digest: str) -> dict[str, object]:
+def digests(layout: Path) -> dict[str, str]:
+    """What the image in an OCI layout is known by, and the base that it was built on.
+
+    The lab's base is one layer, and is named by that of its files: the digest of a manifest, or of what was compressed,
+    depends on who wrote it.
+    """
+
+    def blob(digest: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((layout / "blobs" / digest.replace(":", "/")).read_text())
+        return found
+
+    [entry] = json.loads((layout / "index.json").read_text())["manifests"]
+    manifest = blob(entry["digest"])
+    return {
+        "oci:manifest:digest": entry["digest"],
+        "oci:base:name": manifest["annotations"]["org.opencontainers.image.base.name"],
+        "oci:base:layer": blob(manifest["config"]["digest"])["rootfs"]["diff_ids"][0],
+    }
+
+
+def of_image(bom: dict[str, object], target: str, tag: str, known_by: dict[str, str]) -> dict[str, object]:
     """The image's own bill of materials, which knows its packages, with what it is the bill of."""
     about = {"type": "container", "name": f"trimtab-{target}", "version": tag, "bom-ref": f"trimtab-{target}"}
-    properties = [{"name": "oci:manifest:digest", "value": digest}]
+    properties = [{"name": name, "value": value} for name, value in known_by.items()]
     code = {"type": "application", "name": "trimtab", "version": tag, "purl": f"pkg:pypi/trimtab@{tag}"}
     metadata, components = bom["metadata"], bom["components"]
     assert isinstance(metadata, dict)

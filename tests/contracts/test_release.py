@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -50,21 +52,39 @@ def test_a_packaged_chart_does_not_tell_when() -> None:
         assert [(member.name, member.mtime) for member in archive] == [("a", 7), ("b", 7)]
 
 
-def test_an_images_archive_does_not_tell_when_and_its_digest_is_that_of_the_layout(tmp_path: Path) -> None:
+LAYOUT: dict[str, Any] = {
+    "index.json": {"manifests": [{"digest": "sha256:abc"}]},
+    "blobs/sha256/abc": {
+        "config": {"digest": "sha256:def"},
+        "annotations": {"org.opencontainers.image.base.name": "localhost/python-base:1"},
+    },
+    "blobs/sha256/def": {"rootfs": {"diff_ids": ["sha256:base", "sha256:ours"]}},
+}
+
+
+def test_an_images_archive_does_not_tell_when_and_its_digests_are_those_of_the_layout(tmp_path: Path) -> None:
     def packed(name: str, when: int) -> bytes:
         layout, archive = tmp_path / name, tmp_path / f"{name}.tar"
-        for file, text in (("index.json", '{"manifests": [{"digest": "sha256:abc"}]}'), ("blobs/sha256/abc", "{}")):
+        for file, content in LAYOUT.items():
             (layout / file).parent.mkdir(parents=True, exist_ok=True)
-            (layout / file).write_text(text)
+            (layout / file).write_text(json.dumps(content))
             os.utime(layout / file, (when, when))
-        assert release.pack(layout, archive, 7) == "sha256:abc"
+        release.pack(layout, archive, 7)
         return archive.read_bytes()
 
     assert packed("first", 1) == packed("second", 2)
+    assert release.digests(tmp_path / "first") == {
+        "oci:manifest:digest": "sha256:abc",
+        "oci:base:name": "localhost/python-base:1",
+        "oci:base:layer": "sha256:base",
+    }
 
 
 def test_a_bill_of_materials_says_of_what_it_is() -> None:
     bom = {"specVersion": "1.6", "metadata": {"tools": {}}, "components": [{"name": "kopf"}]}
-    made = release.of_image(bom, "operator", "1.2.3", "sha256:abc")
+    made = release.of_image(bom, "operator", "1.2.3", {"oci:base:layer": "sha256:base"})
     assert made["metadata"]["component"]["name"] == "trimtab-operator"  # type: ignore[index]
+    assert made["metadata"]["component"]["properties"] == [  # type: ignore[index]
+        {"name": "oci:base:layer", "value": "sha256:base"}
+    ]
     assert [component["name"] for component in made["components"]] == ["trimtab", "kopf"]  # type: ignore[attr-defined]
