@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -349,6 +350,29 @@ class TestRendered:
         }
         done = apiserver.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(policy))
         assert done.returncode == 0, done.stderr
+
+    @pytest.mark.parametrize(
+        ("given", "told"),
+        [
+            ([], ["jobs.enabled", "jobs.namespaces", "enabled", "apiServer.ports"]),
+            (["settings.watchNamespaces={ml}"], ["jobs.enabled", "enabled", "apiServer.ports"]),
+            (
+                ["settings.watchNamespaces={ml}", "networkPolicy.jobs.enabled=true"],
+                ["enabled", "apiServer.ports"],
+            ),
+            (
+                ["settings.watchNamespaces={ml}", "networkPolicy.jobs.enabled=true", "networkPolicy.enabled=true"],
+                [],
+            ),
+        ],
+        ids=["defaults", "role mode", "the jobs' is there", "both are there"],
+    )
+    def test_the_notes_name_what_makes_the_policies_that_are_not_there(self, given: list[str], told: list[str]) -> None:
+        chosen = [word for setting in given for word in ("--set", setting)]
+        done = helm("install", "trimtab", str(CHART), "--dry-run=client", *chosen)
+        assert done.returncode == 0, done.stderr
+        notes = done.stdout.partition("NOTES:")[2]
+        assert re.findall(r"networkPolicy\.([\w.]*\w)", notes) == told
 
     def test_names_follow_the_release(self) -> None:
         done = helm("template", "prod", str(CHART), "--show-only", "templates/service.yaml")
