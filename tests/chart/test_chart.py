@@ -78,6 +78,7 @@ class TestRendered:
             ("settings.workers=0", "at '/settings/workers': minimum: got 0, want 1"),
             ("settings.logLevel=Loud", "at '/settings/logLevel': value must be one of"),
             ("settings.watchNamespaces={ML}", "at '/settings/watchNamespaces/0'"),
+            ("resources.limits.cpu=1GB", "does not match pattern"),
             ("imagge.tag=1", "additional properties 'imagge' not allowed"),
             ("replicaCount=2,leaderElection=false", "replicaCount: more than 1 needs leaderElection"),
         ],
@@ -86,6 +87,11 @@ class TestRendered:
         done = helm("template", "trimtab", str(CHART), "--set", setting)
         assert done.returncode != 0
         assert complaint in done.stderr
+
+    @pytest.mark.parametrize(("given", "expected"), [("1", 1), ("0.5", "0.5"), ("500m", "500m")])
+    def test_amounts_are_written_as_people_write_them(self, given: str, expected: Any) -> None:
+        [container] = pod_of(render(f"resources.limits.cpu={given}"))["spec"]["containers"]
+        assert container["resources"]["limits"]["cpu"] == expected
 
     def test_rights_are_what_the_operator_needs(self) -> None:
         rules = rules_of([the("ClusterRole", render())])

@@ -75,7 +75,7 @@ spec:
   env: [{name: OMP_NUM_THREADS, value: "1"}]
   envFrom: [{secretRef: {name: s3}}]
   claims: [{claim: models, mountPath: /models, readOnly: true}]
-  resources: {requests: {cpu: 500m}, limits: {cpu: "1", memory: 1Gi}}
+  resources: {requests: {cpu: 500m}, limits: {cpu: 1, memory: 1Gi, nvidia.com/gpu: 1}}
   resourceClaims: [{name: gpu, resourceClaimTemplateName: one-gpu}]
   nodeSelector: {kubernetes.io/arch: amd64}
   tolerations: [{key: nvidia.com/gpu, operator: Equal, value: present, effect: NoExecute, tolerationSeconds: 60}]
@@ -116,6 +116,11 @@ CLUSTER_RUNTIME = RUNTIME | {
     "spec": RUNTIME["spec"] | {"allowedNamespaces": ["team-*"], "allowedImages": ["registry.example.com/team/*"]},
 }
 GOOD = {manifest["kind"]: manifest for manifest in (JOB, MONITOR, RUNTIME, CLUSTER_RUNTIME)}
+
+AMOUNTS = (0, 2, "2", "0.5", "1.", "007", "100n", "5u", "500m", "3k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Ei")
+AMOUNTS += ("1e3", "1E3", "1e-3", "1e+3", "1e99")
+"""Of a resource, as people write them."""
+NO_AMOUNTS = (-1, 0.5, True, [], "", "-1", "+1", ".5", ".", "Gi", "1 Gi", "1GB", "1gi", "1K", "1e", "1e1.5", "0x1")
 
 
 NODES = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms.0.matchExpressions"
@@ -263,7 +268,7 @@ CASES = (
     Case(MONITOR, {"spec.capture": "s3://captured"}, "'s3://captured' is not a file:// or pvc:// address"),
     Case(MONITOR, {"spec.capture": REMOVED}, "Recalibrate needs capture, the folder the server writes recent"),
     Case(MONITOR, {"spec.jobTemplate.spec.data.train": REMOVED}, "distill trains: give data.train"),
-    Case(RUNTIME, {"spec.resources.limits.memory": "1 GB"}, "'1 GB' is not an amount such as 500m or 2Gi"),
+    Case(RUNTIME, {"spec.resources.limits.memory": "1 GB"}, "'1 GB' is not an amount such as 2, 500m or 2Gi"),
     Case(RUNTIME, {"spec.env.0.name": "OMP-THREADS"}, "'OMP-THREADS' is not a variable's name such as OMP_NUM"),
     Case(RUNTIME, {"spec.claims.0.mountPath": "models"}, "'models' is not an absolute path such as /data"),
     Case(RUNTIME, {"spec.nodeSelector": {"arch": "x86 64"}}, "'x86 64' is not a label's value such as amd64"),

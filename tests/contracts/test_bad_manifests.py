@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 import apiserver
 from contracts.bad_manifests import (
+    AMOUNTS,
     ANY_KEY,
     BEYOND,
     BOUNDS,
@@ -23,7 +24,9 @@ from contracts.bad_manifests import (
     EDITS,
     GOOD,
     JOB,
+    NO_AMOUNTS,
     REMOVED,
+    RUNTIME,
     Bound,
     Case,
     Manifest,
@@ -31,7 +34,7 @@ from contracts.bad_manifests import (
 )
 from trimtab.api import names
 from trimtab.api.base import RULES
-from trimtab.api.schema.kinds import KINDS
+from trimtab.api.schema.kinds import KINDS, crd
 from trimtab.api.schema.wire import inlined, wire_schema
 
 MODELS = {kind.name: kind.model for kind in KINDS}
@@ -56,6 +59,18 @@ def test_python_keeps_bounds(bound: Bound) -> None:
         MODELS[bound.kind].model_validate(bound.manifest)
     kinds = {error["type"] for error in refused.value.errors() if error["loc"] == bound.path}
     assert kinds & {*BEYOND[bound.keyword][1]}
+
+
+def test_python_reads_amounts() -> None:
+    """As the API server does, below."""
+    read = [MODELS["OptimizationRuntime"].model_validate(with_memory(amount)) for amount in AMOUNTS]
+    assert [runtime.wire()["spec"]["resources"]["limits"]["memory"] for runtime in read] == [*map(str, AMOUNTS)]
+    for amount in NO_AMOUNTS:
+        assert problems(with_memory(amount))
+
+
+def with_memory(amount: Any) -> Manifest:
+    return changed(RUNTIME, {"spec.resources.limits.memory": amount})
 
 
 def test_every_limit_is_a_bound() -> None:
@@ -137,6 +152,16 @@ def immutable(path: str) -> str:
     return f"{name} is immutable: create a new OptimizationJob"
 
 
+def unbounded(node: Any) -> Any:
+    """A schema without the maxLength of what may be a number or text."""
+    if isinstance(node, list):
+        return [unbounded(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    passed_over = {"maxLength"} if "x-kubernetes-int-or-string" in node else set()
+    return {key: unbounded(value) for key, value in node.items() if key not in passed_over}
+
+
 class Server:
     """A real API server with our CRDs, asked what it would do."""
 
@@ -198,6 +223,17 @@ class TestServer:
         place = re.escape(bound.field).replace(rf"\.{ANY_KEY}", rf"(\.{ANY_KEY}|\[{ANY_KEY}\])")
         told = re.escape(BEYOND[bound.keyword][2])
         assert re.search(f"{place}: ((?!, spec).)*{told}", server.create(bound.manifest))
+
+    def test_reads_amounts(self, server: Server) -> None:
+        assert [server.create(with_memory(amount)) for amount in AMOUNTS] == [""] * len(AMOUNTS)
+        for amount in NO_AMOUNTS:
+            assert "spec.resources.limits" in server.create(with_memory(amount))
+
+    def test_takes_the_rules_where_maxlength_of_a_number_or_text_is_passed_over(self, server: Server) -> None:
+        """Older API servers reckon then with text as long as a request may be, and refuse rules that are too dear."""
+        for kind in KINDS:
+            done = apiserver.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(unbounded(crd(kind))))
+            assert done.returncode == 0, done.stderr
 
     def test_refuses_changes(self, server: Server) -> None:
         job = changed(JOB, {"metadata.name": "stored"})

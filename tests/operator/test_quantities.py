@@ -18,10 +18,20 @@ from trimtab.api import quantities as q
         (q.parse_quantity, "20Mi", 20 * 2**20),
         (q.parse_quantity, "1.5k", 1500),
         (q.parse_quantity, "42", 42),
+        (q.parse_amount, "2", 2),
+        (q.parse_amount, "500m", 0.5),
+        (q.parse_amount, "1.5Gi", 1.5 * 2**30),
+        (q.parse_amount, "100n", 1e-7),
+        (q.parse_amount, "1E", 10**18),
+        (q.parse_amount, "1E3", 1000),
+        (q.parse_amount, "25e-1", 2.5),
+        (q.parse_amount, "1e999999999", 2**63 - 1),
+        (q.parse_amount, "8Ei", 2**63 - 1),
+        (q.parse_amount, "0.1n", 1e-9),
     ],
 )
 def test_parse(parse, text: str, value: float) -> None:
-    assert parse(text) == pytest.approx(value)
+    assert float(parse(text)) == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +44,7 @@ def test_parse(parse, text: str, value: float) -> None:
         (q.parse_duration, "100000h"),
         (q.parse_quantity, "20MB"),
         (q.parse_quantity, "-1"),
+        (q.parse_amount, "1GB"),
     ],
 )
 def test_a_wrong_unit_is_named_with_the_right_one(parse, text: str) -> None:

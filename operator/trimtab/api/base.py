@@ -76,6 +76,36 @@ class Pattern:
 
 
 @dataclass(frozen=True)
+class WholeOrText(Pattern):
+    """A `Pattern` for text that people also write as a whole number, without quotes; it is kept as text.
+
+    Older API servers pass over maxLength of such a field and reckon with 3 MB of text, on which no regular expression
+    is affordable: so `cel` says the same in cheaper words.
+    """
+
+    cel: str = ""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        text = super().__get_pydantic_core_schema__(source, handler)
+        return core_schema.no_info_before_validator_function(_as_text, text)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return super().__get_pydantic_json_schema__(schema, handler) | {
+            "type": ["integer", "string"],
+            RULES: [told(self.cel, f"not {self.expected}", f"is not {self.expected}")],
+        }
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
+def told(rule: str, message: str, problem: str) -> dict[str, str]:
+    """A rule of a string for the API server, which repeats the value back."""
+    return {"rule": rule, "message": message, "messageExpression": f'"\'" + self + "\' {problem}"'}
+
+
+@dataclass(frozen=True)
 class Without:
     """What a string may not hold anywhere, and how to say so: the other half of a `Pattern`."""
 

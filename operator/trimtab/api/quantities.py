@@ -8,12 +8,13 @@ Units inside the code are fractions, seconds and bytes.
 from __future__ import annotations
 
 import re
+from decimal import ROUND_CEILING
 from decimal import Decimal as PlainDecimal
 from typing import Annotated
 
 from pydantic import Field
 
-from trimtab.api.base import Pattern
+from trimtab.api.base import Pattern, WholeOrText
 
 PERCENT = Pattern(r"^[0-9]{1,3}(\.[0-9]{1,6})?%$", "a percent such as 1%")
 DURATION = Pattern(
@@ -23,11 +24,19 @@ DURATION = Pattern(
 )
 QUANTITY = Pattern(r"^[0-9]{1,15}(\.[0-9]{1,6})?(Ki|Mi|Gi|Ti|k|M|G|T)?$", "a quantity such as 20Mi")
 DECIMAL = Pattern(r"^-?[0-9]{1,18}(\.[0-9]{1,18})?(e-?[0-9]{1,3})?$", "a number such as 0.5")
+AMOUNT = WholeOrText(
+    r"^[0-9]+(\.[0-9]*)?([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,9})?$",
+    "an amount such as 2, 500m or 2Gi",
+    # Kubernetes' own parser takes "Gi" for 0Gi.
+    cel="type(self) == int ? self >= 0 : isQuantity(self) && self >= '0' && self < ':'",
+)
 
 Percent = Annotated[str, Field(max_length=12, examples=["1%"]), PERCENT]
 Duration = Annotated[str, Field(max_length=32, examples=["5ms", "2h"]), DURATION]
 Quantity = Annotated[str, Field(max_length=24, examples=["20Mi"]), QUANTITY]
 Decimal = Annotated[str, Field(max_length=40, examples=["0.5"]), DECIMAL]
+Amount = Annotated[str, Field(max_length=24), AMOUNT]
+"""Of a resource, in all the forms that Kubernetes takes."""
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12} | {
@@ -36,6 +45,12 @@ _BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12} | {
     "Gi": 2**30,
     "Ti": 2**40,
 }
+_AMOUNTS = {"": PlainDecimal(1)} | {
+    **{unit: PlainDecimal(10) ** power for unit, power in zip("num", (-9, -6, -3), strict=True)},
+    **{unit: PlainDecimal(1000) ** power for power, unit in enumerate("kMGTPE", 1)},
+    **{f"{unit}i": PlainDecimal(1024) ** power for power, unit in enumerate("KMGTPE", 1)},
+}
+_LARGEST, _SMALLEST = PlainDecimal(2**63 - 1), PlainDecimal("1e-9")
 
 
 def parse_percent(text: str) -> float:
@@ -53,6 +68,14 @@ def parse_quantity(text: str) -> float:
     """Bytes: `"20Mi"` is 20 · 2²⁰."""
     number = QUANTITY.check(text).rstrip("kKMGTi")
     return float(number) * _BYTES[text[len(number) :]]
+
+
+def parse_amount(text: str) -> PlainDecimal:
+    """Exactly, and like Kubernetes: `"500m"` is 0.5. It takes what is larger than 64 bits for the largest there is."""
+    AMOUNT.check(text)
+    unit = "" if re.search("[eE][-+]?[0-9]", text) else text.lstrip("0123456789.")
+    value = min(PlainDecimal(text.removesuffix(unit)), _LARGEST) * _AMOUNTS[unit]
+    return min(value, _LARGEST).quantize(_SMALLEST, ROUND_CEILING)
 
 
 def parse_decimal(text: str) -> float:

@@ -16,14 +16,13 @@ from pydantic import Field
 from trimtab.api.base import Pattern, Rule, Spec
 from trimtab.api.job import ObjectMeta
 from trimtab.api.model import Name, StoreUri, is_local
-from trimtab.api.quantities import Duration, parse_duration
+from trimtab.api.quantities import Amount, Duration, parse_duration
 from trimtab.api.scheduling import LABEL_WORD, Affinity, Labels, ResourceClaim, Toleration
 
 ResourceName = Annotated[str, Field(max_length=253)]
-AMOUNT = Pattern(r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", "an amount such as 500m or 2Gi")
 VARIABLE = Pattern(r"^[A-Za-z_][A-Za-z0-9_]*$", "a variable's name such as OMP_NUM_THREADS")
 MOUNT_PATH = Pattern(r"^/[^:]*$", "an absolute path such as /data")
-ResourceAmount = Annotated[str, Field(max_length=24), AMOUNT]
+Amounts = dict[ResourceName, Amount]
 
 
 def _keeps_a_day(store: Store) -> bool:
@@ -98,10 +97,10 @@ class CustomCode(StrEnum):
 class Resources(Spec):
     """What every pod gets, as in corev1.ResourceRequirements."""
 
-    requests: dict[ResourceName, ResourceAmount] = Field({}, max_length=16, description="What is set aside for a pod.")
-    limits: dict[ResourceName, ResourceAmount] = Field(
+    requests: Amounts = Field({}, max_length=12, description="What is set aside for a pod.")
+    limits: Amounts = Field(
         {},
-        max_length=16,
+        max_length=12,
         description="What a pod may use at most. GPUs are given here: `nvidia.com/gpu`, or a part of one such as "
         "`nvidia.com/mig-1g.10gb`.",
     )

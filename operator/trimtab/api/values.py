@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
-from trimtab.api.base import Pattern, Spec
+from trimtab.api.base import RULES, Pattern, Spec
 from trimtab.api.model import Name
 from trimtab.api.runtime import PullPolicy, ResourceName, Resources
 from trimtab.api.schema.wire import inlined, wire_schema
@@ -252,9 +252,16 @@ def values_yaml() -> str:
 
 def values_schema() -> dict[str, Any]:
     """The chart's values.schema.json: an unknown value is an error, but for `global`, which a parent chart may set."""
-    schema = inlined(wire_schema(Values))
+    schema = _for_helm(inlined(wire_schema(Values)))
     members = {**schema["properties"], "global": {"type": "object"}}
     return {"$schema": "http://json-schema.org/draft-07/schema#", **schema, "properties": members}
+
+
+def _for_helm(node: Any) -> Any:
+    """Without rules in CEL, and an amount may be 0.5 without quotes: the API server reads what the chart passes on."""
+    if isinstance(node, dict):
+        return {key: _for_helm(value) for key, value in node.items() if key != RULES}
+    return ["number", "string"] if node == ["integer", "string"] else node
 
 
 def _lines(values: Spec, indent: str) -> list[str]:

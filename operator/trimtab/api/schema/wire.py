@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from trimtab.api.base import RULES, Spec
+from trimtab.api.base import RULES, Spec, told
 
 _LIMITS = [f"{end}{what}" for end in ("min", "max") for what in ("imum", "Length", "Items", "Properties")]
 # What constrains or completes a value; a status has none of it, for it was written by a program.
@@ -101,7 +101,8 @@ def _same(key: str) -> Translation:
 
 
 _DIALECT: dict[str, Translation] = {
-    **{key: _same(key) for key in ("type", "default", "enum", "required", *_LIMITS)},
+    **{key: _same(key) for key in ("default", "enum", "required", *_LIMITS)},
+    "type": lambda kind, _: {"type": kind} if isinstance(kind, str) else {"x-kubernetes-int-or-string": True},
     **dict.fromkeys(("title", "examples", "patternErrorMessage"), lambda *_: {}),  # for editors
     **dict.fromkeys(("pattern", "not", "propertyNames", RULES), lambda *_: {}),  # become rules
     "description": lambda text, _: {"description": one_line(text)},
@@ -123,19 +124,15 @@ def _text_rules(node: dict[str, Any]) -> Iterator[dict[str, str]]:
 
     The dialect knows patterns, but answers with the regular expression; for the keys of a map it has no word.
     """
-    if "pattern" in node:
+    if "pattern" in node and node["type"] == "string":
         problem = node["patternErrorMessage"]
-        yield _text_rule(f"self.matches(r'{node['pattern']}')", problem, f"is {problem}")
+        yield told(f"self.matches(r'{node['pattern']}')", problem, f"is {problem}")
     if "not" in node:
         problem = node["not"]["patternErrorMessage"]
-        yield _text_rule(f"!self.matches(r'{node['not']['pattern']}')", problem, problem)
+        yield told(f"!self.matches(r'{node['not']['pattern']}')", problem, problem)
     if "propertyNames" in node:
         limit = node["propertyNames"]["maxLength"]
         yield {"rule": f"self.all(name, name.size() <= {limit})", "message": f"a name has more than {limit} characters"}
-
-
-def _text_rule(rule: str, message: str, told: str) -> dict[str, str]:
-    return {"rule": rule, "message": message, "messageExpression": f'"\'" + self + "\' {told}"'}
 
 
 def one_line(text: str) -> str:
