@@ -30,9 +30,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from trimtab.api.job import Constraint
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import FRACTIONS, Metric, parse_metric, show_metric
+from trimtab.api.promises import Constraint
 from trimtab.api.quantities import decimal, parse_percent, show_percent
 from trimtab.api.status import Claim, Interval, Verdict
 from trimtab_jobs.data import Array

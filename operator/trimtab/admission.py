@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from trimtab.api.job import OptimizationJob
 from trimtab.api.model import Device, RuntimeKind, leads_into, scheme_of
 from trimtab.api.names import Reason
-from trimtab.api.runtime import ClusterOptimizationRuntime, CustomCode, OptimizationRuntime, Resources, is_gpu
+from trimtab.api.resources import Resources, is_gpu
+from trimtab.api.runtime import ClusterOptimizationRuntime, CustomCode, OptimizationRuntime
 from trimtab.decisions import Refusal
 
 NAME = "spec.target.runtimeRef.name"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trimtab.api.job import Constraint, OptimizationJobSpec
+from trimtab.api.job import OptimizationJobSpec
 from trimtab.api.metrics import keeps
 from trimtab.api.model import TAILS, TIMED, Metric, parse_metric, show_metric
+from trimtab.api.promises import Constraint
 from trimtab.api.quantities import parse_percent, show_percent
 from trimtab.api.status import CandidateStatus, Interval, OptimizationJobStatus, TrialState, TrialStatus
 from trimtab.api.work import Finalist

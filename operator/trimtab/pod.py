@@ -12,7 +12,8 @@ from typing import Any
 
 from trimtab.api.model import claim_of
 from trimtab.api.names import MANAGED_LABEL
-from trimtab.api.runtime import Exclusive, OptimizationRuntime, OptimizationRuntimeSpec, Playoff, is_gpu
+from trimtab.api.resources import is_gpu
+from trimtab.api.runtime import Exclusive, OptimizationRuntime, OptimizationRuntimeSpec, Playoff
 from trimtab.api.scheduling import Affinity
 from trimtab.api.work import (
     CONFINED_VARIABLE,

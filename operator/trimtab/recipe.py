@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from trimtab.api.job import Algorithm, Constraint, OptimizationJob
+from trimtab.api.job import Algorithm, OptimizationJob
 from trimtab.api.model import EngineName, Target
-from trimtab.api.quantities import Percent, parse_percent
+from trimtab.api.promises import Constraint
+from trimtab.api.quantities import Percent
 from trimtab.api.status import BFLOAT16, DECISIVE_OPERATORS, VNNI, Hardware, Inspection
 from trimtab.api.techniques import (
     CalibrateMethod,
@@ -139,7 +140,7 @@ def _look(inspection: Inspection, target: Target, hardware: Hardware, constraint
     def count(names: Collection[str]) -> int:
         return sum(inspection.operators.get(name, 0) for name in names)
 
-    drops = [c.max_drop for c in constraints if c.max_drop and c.metric == inspection.quality]
+    drops = (c.max_drop for c in constraints if c.max_drop and c.metric == inspection.quality)
     return Look(
         convolutions=count(CONVOLUTIONS),
         products=count(PRODUCTS),
@@ -150,7 +151,7 @@ def _look(inspection: Inspection, target: Target, hardware: Hardware, constraint
         openvino=EngineName.OPENVINO in target.engines,
         vnni=bool(VNNI & {*hardware.flags}),
         bfloat16=bool(BFLOAT16 & {*hardware.flags}),
-        guard=min(drops, key=parse_percent, default=None),
+        guard=next(drops, None),
     )
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from trimtab.api.job import Constraint, OptimizationJob
+from trimtab.api.job import OptimizationJob
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import Metric, parse_metric
 from trimtab.api.names import ConditionType, Reason
+from trimtab.api.promises import Constraint
 from trimtab.api.quantities import decimal, parse_percent, show_percent
 from trimtab.api.report import Asked, Candidate, JobReport, Lineage, Promise, SplitUsed, Winner, trial_work
 from trimtab.api.status import (

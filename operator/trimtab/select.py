@@ -18,9 +18,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimtab.api.job import Objective, OptimizationJobSpec
+from trimtab.api.job import OptimizationJobSpec
 from trimtab.api.metrics import Goal
 from trimtab.api.model import TAILS, TIMED, Metric, show_metric
+from trimtab.api.promises import Objective
 from trimtab.api.status import Best, OptimizationJobStatus, Outcome, TrialStatus, show_interval
 from trimtab.api.work import FINALISTS_LIMIT, Finalist
 from trimtab.candidates import Candidate, Miss, candidate_name, candidates, find_misses, noise, quality, speed_ratio

@@ -209,6 +209,41 @@ CASES = (
     Case(JOB, {"spec.constraints.2.max": "0"}, "max must be above 0"),
     Case(JOB, {"spec.constraints.3.min": "0.98"}, "the bound has the wrong unit: accuracy takes a percent (98%)"),
     Case(JOB, {"spec.budget.memory": "0Mi"}, "memory must be above 0"),
+    Case(JOB, {"spec.budget.deadline": "0s"}, "'0s' is no time at all: give more than 0"),
+    Case(JOB, {"spec.search.timeout": "0.0h0m"}, "'0.0h0m' is no time at all: give more than 0"),
+    *(
+        Case(
+            JOB,
+            {f"spec.constraints.{number}": {"metric": metric, kind: share}},
+            "accuracy, topK, f1, auroc and cosine are at most 100%: give min or maxDrop as a part of that",
+        )
+        for number, metric, kind, share in (
+            (0, "accuracy", "maxDrop", "999%"),
+            (3, "accuracy", "min", "200%"),
+            (3, "cosine", "min", "100.01%"),
+            (3, "auroc", "min", "101%"),
+        )
+    ),
+    Case(
+        JOB, {"spec.constraints.1": {"metric": "accuracy", "maxDrop": "2%"}}, "constraints has two bounds of one kind"
+    ),
+    Case(JOB, {"spec.constraints.1": {"metric": "size", "max": "21Mi"}}, "constraints has two bounds of one kind"),
+    *(
+        Case(
+            JOB,
+            {
+                "spec.constraints.1": {"metric": metric, "min": low},
+                "spec.constraints.2": {"metric": metric, "max": high},
+            },
+            "constraints asks for more of a metric (min) than it allows (max): no model can keep both",
+        )
+        for metric, low, high in (
+            ("cosine", "90%", "80%"),
+            ("latencyP50", "1h30m", "89m"),
+            ("size", "1Mi", "1M"),
+            ("mse", "0.5", "4e-1"),
+        )
+    ),
     Case(JOB, {"spec.constraints.2.metric": "throughput"}, "the bound has the wrong unit: accuracy takes a percent"),
     Case(JOB, {"spec.constraints.2": {"metric": "mse", "max": "-1"}}, "max must be above 0"),
     Case(JOB, {"spec.objectives.0.metric": "costPerMillion"}, "costPerMillion needs metrics.pricePerHour"),
@@ -269,9 +304,69 @@ CASES = (
     Case(MONITOR, {"spec.capture": REMOVED}, "Recalibrate needs capture, the folder the server writes recent"),
     Case(MONITOR, {"spec.jobTemplate.spec.data.train": REMOVED}, "distill trains: give data.train"),
     Case(RUNTIME, {"spec.resources.limits.memory": "1 GB"}, "'1 GB' is not an amount such as 2, 500m or 2Gi"),
+    Case(RUNTIME, {"spec.activeDeadline": "0s"}, "'0s' is no time at all: give more than 0"),
+    *(
+        Case(RUNTIME, {"spec.image": image}, f"'{image}' is not an image such as registry.example.com/team")
+        for image in ("", " jobs ", "a b", "jobs:", "-jobs")
+    ),
+    *(
+        Case(RUNTIME, {"spec.claims.0.mountPath": path}, f"'{path}' is not an absolute path such as /data, with no ..")
+        for path in ("/", "/a/../b", "/..", "/a/.", "/a//b", "/a/", "/a:b")
+    ),
+    *(
+        Case(RUNTIME, {"spec.claims.0.mountPath": path}, f"'{path}' is taken: mount the claim elsewhere, such as at")
+        for path in ("/tmp", "/trimtab", "/trimtab/volumes/models", "/dev/shm", "/proc", "/sys/fs")
+    ),
+    Case(
+        RUNTIME,
+        {"spec.claims": [{"claim": claim, "mountPath": "/models"} for claim in ("a", "b")]},
+        "claims has a mountPath twice: mount each claim at a path of its own",
+    ),
+    *(
+        Case(RUNTIME, {"spec.resources.limits": {name: "1"}}, f"'{name}' is not a resource that Kubernetes knows: cpu")
+        for name in ("gpu", "CPU", "nvidia.com", "nvidia.com/", "/gpu", "a/b/c", "hugepages-big", "a b/c")
+    ),
+    Case(RUNTIME, {"spec.resources.requests": {"cpu": "1001m"}}, "requests has more of a resource than limits"),
+    Case(RUNTIME, {"spec.resources.requests": {"memory": "1.1G"}}, "requests has more of a resource than limits"),
+    Case(RUNTIME, {"spec.resources.requests": {"cpu": 2}}, "requests has more of a resource than limits"),
+    Case(
+        RUNTIME,
+        {"spec.playoff.resources": {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}},
+        "requests has more of a resource than limits: lower the request, or raise the limit",
+    ),
+    *(
+        Case(
+            RUNTIME,
+            {"spec.resources": resources},
+            "devices such as nvidia.com/gpu, and huge pages, are set aside as limits says: give them in limits alone",
+        )
+        for resources in (
+            {"requests": {"nvidia.com/gpu": 1}},
+            {"requests": {"nvidia.com/gpu": 1}, "limits": {"nvidia.com/gpu": 2}},
+            {"requests": {"hugepages-2Mi": "4Mi"}, "limits": {"hugepages-2Mi": "6Mi", "cpu": 1}},
+        )
+    ),
+    *(
+        Case(
+            RUNTIME, {"spec.resources.limits": {"nvidia.com/gpu": amount}}, "devices such as nvidia.com/gpu are not div"
+        )
+        for amount in ("0.5", "1500m")
+    ),
     Case(RUNTIME, {"spec.env.0.name": "OMP-THREADS"}, "'OMP-THREADS' is not a variable's name such as OMP_NUM"),
     Case(RUNTIME, {"spec.claims.0.mountPath": "models"}, "'models' is not an absolute path such as /data"),
     Case(RUNTIME, {"spec.nodeSelector": {"arch": "x86 64"}}, "'x86 64' is not a label's value such as amd64"),
+    *(
+        Case(RUNTIME, {field: {name: "v"}}, f"'{name}' is not {expected}")
+        for field, expected in (
+            ("spec.nodeSelector", "a label's name such as"),
+            ("spec.playoff.nodeSelector", "a label's name such as"),
+            ("spec.podLabels", "a label's name such as"),
+            ("spec.podAnnotations", "an annotation's name such as"),
+        )
+        for name in ("a b", "a/b/c", "-a", "a.", "a..b/c", "n" * 64)
+    ),
+    Case(RUNTIME, {"spec.podLabels": {"good": "v", "a b": "v"}}, "'a b' is not a label's name such as"),
+    Case(RUNTIME, {"spec.podLabels": {"team": "a b"}}, "'a b' is not a label's value such as amd64"),
     Case(RUNTIME, {"spec.tolerations.0.key": "a b"}, "'a b' is not a label's name such as kubernetes.io/arch"),
     Case(RUNTIME, {"spec.resourceClaims.0.name": "GPU"}, "'GPU' is not a word of lower-case letters, digits and dash"),
     Case(RUNTIME, {"spec.resourceClaims": [{"name": "a", "resourceClaimTemplateName": "b"}] * 2}, "has a name twice"),
@@ -381,7 +476,8 @@ BEYOND: dict[str, tuple[Make, tuple[str, ...], str]] = {
 
 
 def _keys(count: int) -> Manifest:
-    return {f"key-{number}": "1" for number in range(count)}
+    """Names that are good ones of labels, annotations and resources."""
+    return {f"example.com/key-{number}": "1" for number in range(count)}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -32,6 +32,7 @@ from contracts.bad_manifests import (
     Manifest,
     changed,
 )
+from lab.shell import wait_for
 from trimtab.api import names
 from trimtab.api.base import RULES
 from trimtab.api.schema.kinds import KINDS, crd
@@ -116,7 +117,8 @@ def rules_of_strings(node: Any) -> Iterator[dict[str, str]]:
 
 def test_every_pattern_has_a_case() -> None:
     written = (json.dumps(inlined(wire_schema(kind.parts["spec"]))) for kind in KINDS)
-    expected = {part.partition('"')[0] for text in written for part in text.split('"patternErrorMessage": "')[1:]}
+    parts = (part for text in written for part in text.split('"patternErrorMessage": "')[1:])
+    expected = {part.partition('"')[0].removeprefix("is ") for part in parts}
     assert {problem for problem in expected if not any(problem.startswith(said(case)) for case in CASES)} == set()
 
 
@@ -152,14 +154,16 @@ def immutable(path: str) -> str:
     return f"{name} is immutable: create a new OptimizationJob"
 
 
-def unbounded(node: Any) -> Any:
-    """A schema without the maxLength of what may be a number or text."""
+BROKEN = changed(JOB, {"spec.budget.deadline": "0s"})
+
+
+def without(node: Any, left_out: Callable[[Manifest], set[str]]) -> Any:
+    """A schema without some of its keywords."""
     if isinstance(node, list):
-        return [unbounded(item) for item in node]
+        return [without(item, left_out) for item in node]
     if not isinstance(node, dict):
         return node
-    passed_over = {"maxLength"} if "x-kubernetes-int-or-string" in node else set()
-    return {key: unbounded(value) for key, value in node.items() if key not in passed_over}
+    return {key: without(value, left_out) for key, value in node.items() if key not in left_out(node)}
 
 
 class Server:
@@ -190,6 +194,22 @@ class Server:
         return self._answer(
             self.api.replace_namespaced_custom_object, *self._kind(manifest), name, update, dry_run="All"
         )
+
+    def touch(self, manifest: Manifest) -> str:
+        """Write a status, or a label where there is none."""
+        kind, name = (*self._kind(manifest),), manifest["metadata"]["name"]
+        scope = "cluster" if manifest["kind"].startswith("Cluster") else "namespaced"
+        if manifest["kind"].endswith("Runtime"):
+            patch = getattr(self.api, f"patch_{scope}_custom_object")
+            return self._answer(patch, *kind, name, {"metadata": {"labels": {"touched": "true"}}})
+        return self._answer(
+            self.api.patch_namespaced_custom_object_status, *kind, name, {"status": {"state": "Inspecting"}}
+        )
+
+    def install(self, crds: Iterable[Manifest]) -> None:
+        text = yaml.safe_dump_all(json.loads(json.dumps([*crds])))
+        done = apiserver.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
+        assert done.returncode == 0, done.stderr
 
     def _kind(self, manifest: Manifest) -> tuple[str, ...]:
         scope = [] if manifest["kind"].startswith("Cluster") else ["default"]
@@ -232,8 +252,23 @@ class TestServer:
     def test_takes_the_rules_where_maxlength_of_a_number_or_text_is_passed_over(self, server: Server) -> None:
         """Older API servers reckon then with text as long as a request may be, and refuse rules that are too dear."""
         for kind in KINDS:
-            done = apiserver.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(unbounded(crd(kind))))
+            old = without(crd(kind), lambda node: {"maxLength"} if "x-kubernetes-int-or-string" in node else set())
+            done = apiserver.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(old))
             assert done.returncode == 0, done.stderr
+
+    def test_what_was_stored_before_a_rule_can_still_be_written(self, server: Server) -> None:
+        named = [changed(case.manifest, {"metadata.name": f"old-{n}"}) for n, case in enumerate(CASES)]
+        server.install(without(crd(kind), lambda _: {RULES}) for kind in KINDS)
+        try:
+            wait_for("no rules are kept", lambda: server.create(BROKEN) == "", 30)
+            stored = [manifest for manifest in named if server.create(manifest, dry=False) == ""]
+            apiserver.install_crds()
+            wait_for("all rules are kept", lambda: server.create(BROKEN) != "", 30)
+            assert len(stored) > len(CASES) / 2
+            assert [answer for manifest in stored if (answer := server.touch(manifest))] == []
+        finally:
+            apiserver.install_crds()
+            apiserver.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=yaml.safe_dump_all(named))
 
     def test_refuses_changes(self, server: Server) -> None:
         job = changed(JOB, {"metadata.name": "stored"})

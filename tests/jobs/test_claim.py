@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.api.job import Constraint
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import Metric
+from trimtab.api.promises import Constraint
 from trimtab.api.status import Claim, Verdict
 from trimtab_jobs.claim import Compared, bootstrap, claim, paired_drop, wilson
 from trimtab_jobs.data import Array

@@ -46,7 +46,7 @@ def test_a_name_alone_is_of_the_job_s_namespace() -> None:
 def test_a_runtime_of_the_cluster_is_for_whom_it_allows(
     runtimes: list[ClusterOptimizationRuntime] | None, expected: str
 ) -> None:
-    own = {"image": "its own of the same name"}
+    own = {"image": "its-own-of-the-same-name"}
     assert answer(runtimes, own, **CLUSTER).startswith(expected)
 
 

@@ -128,8 +128,8 @@ def test_without_calibration_data_nothing_needs_any(name: str) -> None:
     assert not any("Static" in one or "nncf" in one for one in found)
 
 
-def test_every_quantization_of_activations_is_guarded_by_the_tightest_promise() -> None:
-    constraints = [{"metric": "accuracy", "maxDrop": drop} for drop in ("2%", "0.5%")]
+def test_every_quantization_of_activations_is_guarded_by_the_promise_on_quality() -> None:
+    constraints = [{"metric": metric, "maxDrop": drop} for metric, drop in (("f1", "2%"), ("accuracy", "0.5%"))]
     for constraint, guard in ((constraints, "0.5%"), ([], None)):
         job = inspected(MODELS["cnn"], constraints=constraint, target={"engines": ["ONNXRuntime", "OpenVINO"]})
         steps = [step for found in tried(job) for step in found]

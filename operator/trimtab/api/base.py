@@ -100,9 +100,9 @@ def _as_text(value: Any) -> Any:
     return str(value) if type(value) is int else value
 
 
-def told(rule: str, message: str, problem: str) -> dict[str, str]:
-    """A rule of a string for the API server, which repeats the value back."""
-    return {"rule": rule, "message": message, "messageExpression": f'"\'" + self + "\' {problem}"'}
+def told(rule: str, message: str, problem: str, value: str = "self") -> dict[str, str]:
+    """A rule for the API server, which repeats the value back: a string, in CEL."""
+    return {"rule": rule, "message": message, "messageExpression": f'"\'" + {value} + "\' {problem}"'}
 
 
 @dataclass(frozen=True)

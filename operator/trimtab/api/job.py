@@ -5,17 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from trimtab.api.base import Record, Rule, Spec, exactly_one, exactly_one_cel
+from trimtab.api.base import Record, Rule, Spec
 from trimtab.api.metrics import Goal, Metrics
 from trimtab.api.model import (
-    HIGHER_IS_BETTER,
-    PLAIN,
-    QUALITY,
-    UNITS,
     Data,
     EngineName,
     Metric,
@@ -23,80 +19,11 @@ from trimtab.api.model import (
     SourceFormat,
     Target,
     WritableUri,
-    one_of,
-    parse_metric,
 )
-from trimtab.api.quantities import Duration, Percent, Quantity
+from trimtab.api.promises import LEAVE_ROOM, SAY_ONCE, Constraint, Objective, leave_room, say_once
+from trimtab.api.quantities import PositiveDuration, Quantity
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.techniques import Quantize, QuantizeMethod, Step
-
-
-def _bound_has_unit(constraint: Constraint) -> bool:
-    bound = constraint.max or constraint.min
-    if bound is None:
-        return True
-    try:
-        parse_metric(constraint.metric, bound)
-    except ValueError:
-        return False
-    return True
-
-
-def _bound_matches() -> str:
-    """CEL: `bound` has the form of its metric's unit."""
-    united = (f"self.metric in {one_of(metrics)} ? bound.matches(r'{u.pattern.regex}')" for metrics, u in UNITS.items())
-    return " : ".join([*united, f"bound.matches(r'{PLAIN.pattern.regex}')"])
-
-
-class Constraint(Spec):
-    """A promise that the published model keeps."""
-
-    rules: ClassVar = (
-        Rule(
-            exactly_one_cel("max_drop", "max", "min"),
-            "give exactly one of maxDrop, max and min",
-            exactly_one("max_drop", "max", "min"),
-        ),
-        Rule(
-            f"!has(self.maxDrop) || self.metric in {one_of(QUALITY)}",
-            "maxDrop is for quality: bound latency, size and other costs with max",
-            lambda c: c.max_drop is None or c.metric in QUALITY,
-        ),
-        Rule(
-            f"(has(self.max) ? [self.max] : has(self.min) ? [self.min] : []).all(bound, {_bound_matches()})",
-            "the bound has the wrong unit: accuracy takes a percent (98%), as do topK, f1, auroc and cosine, latency a "
-            "duration (5ms), size and peakMemory a quantity (20Mi), other metrics a number (0.5)",
-            _bound_has_unit,
-        ),
-        Rule(
-            "!has(self.max) || self.metric == 'custom' || self.max.matches('[1-9]') && !self.max.startsWith('-')",
-            "max must be above 0",
-            lambda c: c.max is None or c.metric == Metric.CUSTOM or re.match("[^-]*[1-9]", c.max) is not None,
-        ),
-    )
-    metric: Metric
-    max_drop: Percent | None = Field(
-        None,
-        description="The most that may be lost against the input model: in points of a fraction (with 1%, an accuracy "
-        "of 95.3% may become 94.3%), relative for mse, mae and custom (with 5%, an error of 0.20 may become 0.21).",
-    )
-    max: Annotated[str, Field(max_length=32)] | None = Field(None, description="The largest value allowed.")
-    min: Annotated[str, Field(max_length=32)] | None = Field(None, description="The smallest value allowed.")
-
-
-class Objective(Spec):
-    """What to prefer among the candidates that keep every promise. The first objective decides; the rest break ties."""
-
-    rules: ClassVar = (
-        Rule(
-            f"self.metric == 'custom' || (self.metric in {one_of(HIGHER_IS_BETTER)}) == (self.goal == 'Maximize')",
-            "the goal is the wrong way round: Maximize accuracy, topK, f1, auroc, cosine and throughput, Minimize the "
-            "others",
-            lambda o: o.metric == Metric.CUSTOM or (o.metric in HIGHER_IS_BETTER) == (o.goal == Goal.MAXIMIZE),
-        ),
-    )
-    metric: Metric
-    goal: Goal
 
 
 class Algorithm(StrEnum):
@@ -128,7 +55,7 @@ class Search(Spec):
         "Left out: Grid, or Recipe where techniques is left out too.",
     )
     max_trials: int = Field(16, ge=1, le=128, description="Trials at most, the input model not counted.")
-    timeout: Duration | None = Field(
+    timeout: PositiveDuration | None = Field(
         None,
         description="From the first pod; when it passes, no further trial is started and the best so far wins. Trials "
         "that run are waited for half as long again, or, while none has succeeded, as long as they take.",
@@ -148,7 +75,7 @@ class Budget(Spec):
             lambda b: b.memory is None or re.search("[1-9]", b.memory) is not None,
         ),
     )
-    deadline: Duration = Field("2h", description="From the first pod; when it passes, the job fails.")
+    deadline: PositiveDuration = Field("2h", description="From the first pod; when it passes, the job fails.")
     memory: Quantity | None = Field(
         None,
         description="What a trial may hold in memory on this machine; one that holds more fails. In a cluster the "
@@ -259,6 +186,16 @@ class OptimizationJobSpec(Spec):
             "self.objectives.all(o, o.metric != 'custom' || o.goal == self.metrics.custom.goal)",
             "the goal of an objective on custom is not that of metrics.custom: make them the same",
             lambda s: not s.metrics.custom or _goals_of_custom(s) <= {s.metrics.custom.goal},
+        ),
+        Rule(
+            SAY_ONCE,
+            "constraints has two bounds of one kind (maxDrop, max or min) for a metric: keep the stricter one",
+            lambda s: say_once(s.constraints),
+        ),
+        Rule(
+            LEAVE_ROOM,
+            "constraints asks for more of a metric (min) than it allows (max): no model can keep both",
+            lambda s: leave_room(s.constraints),
         ),
     )
     model: ModelSource

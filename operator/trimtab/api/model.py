@@ -176,14 +176,16 @@ class Unit:
     pattern: Pattern
     parse: Callable[[str], float]
     show: Callable[[float], str]
+    cel: str
+    """What CEL reads one by and can compare; {} stands for the text."""
 
 
 UNITS = {
-    FRACTIONS: Unit(PERCENT, parse_percent, show_percent),
-    LATENCIES: Unit(DURATION, parse_duration, show_duration),
-    BYTES: Unit(QUANTITY, parse_quantity, show_quantity),
+    FRACTIONS: Unit(PERCENT, parse_percent, show_percent, "double({}.replace('%', ''))"),
+    LATENCIES: Unit(DURATION, parse_duration, show_duration, "duration({})"),
+    BYTES: Unit(QUANTITY, parse_quantity, show_quantity, "quantity({}).asApproximateFloat()"),
 }
-PLAIN = Unit(DECIMAL, parse_decimal, show_decimal)
+PLAIN = Unit(DECIMAL, parse_decimal, show_decimal, "double({})")
 """Errors, samples per second, money: numbers without a unit."""
 
 

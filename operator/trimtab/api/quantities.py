@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from trimtab.api.base import Pattern, WholeOrText
+from trimtab.api.base import Pattern, WholeOrText, Without
 
 PERCENT = Pattern(r"^[0-9]{1,3}(\.[0-9]{1,6})?%$", "a percent such as 1%")
 DURATION = Pattern(
@@ -22,6 +22,7 @@ DURATION = Pattern(
     r"^([0-9]{1,5}(\.[0-9]{1,9})?h|[0-9]{1,7}(\.[0-9]{1,9})?m|[0-9]{1,9}(\.[0-9]{1,9})?(us|ms|s))+$",
     "a duration such as 5ms or 2h, at most 99999h",
 )
+LASTS = Without(r"^[^1-9]*$", "is no time at all: give more than 0")
 QUANTITY = Pattern(r"^[0-9]{1,15}(\.[0-9]{1,6})?(Ki|Mi|Gi|Ti|k|M|G|T)?$", "a quantity such as 20Mi")
 DECIMAL = Pattern(r"^-?[0-9]{1,18}(\.[0-9]{1,18})?(e-?[0-9]{1,3})?$", "a number such as 0.5")
 AMOUNT = WholeOrText(
@@ -33,6 +34,7 @@ AMOUNT = WholeOrText(
 
 Percent = Annotated[str, Field(max_length=12, examples=["1%"]), PERCENT]
 Duration = Annotated[str, Field(max_length=32, examples=["5ms", "2h"]), DURATION]
+PositiveDuration = Annotated[Duration, LASTS]
 Quantity = Annotated[str, Field(max_length=24, examples=["20Mi"]), QUANTITY]
 Decimal = Annotated[str, Field(max_length=40, examples=["0.5"]), DECIMAL]
 Amount = Annotated[str, Field(max_length=24), AMOUNT]

@@ -6,23 +6,32 @@ admin's. It is the only place that may point at infrastructure.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from trimtab.api.base import Pattern, Rule, Spec
+from trimtab.api.base import Pattern, Rule, Spec, Without
 from trimtab.api.job import ObjectMeta
 from trimtab.api.model import Name, StoreUri, is_local
-from trimtab.api.quantities import Amount, Duration, parse_duration
-from trimtab.api.scheduling import LABEL_WORD, Affinity, Labels, ResourceClaim, Toleration
+from trimtab.api.quantities import Duration, PositiveDuration, parse_duration
+from trimtab.api.resources import Resources
+from trimtab.api.scheduling import DOMAIN, LABEL_WORD, WORD, Affinity, Labels, ResourceClaim, Toleration
 
-ResourceName = Annotated[str, Field(max_length=253)]
+# As a label's, but that Kubernetes lets the domain have capitals.
+ANNOTATION_KEY = Pattern(
+    rf"^({DOMAIN.replace('a-z', 'A-Za-z')}/)?{WORD}$", "an annotation's name such as prometheus.io/scrape"
+)
+IMAGE = Pattern(
+    r"^[A-Za-z0-9\[]([-\w.:/@+\[\]]*\w)?$", "an image such as registry.example.com/team/trimtab-jobs:v1, without spaces"
+)
 VARIABLE = Pattern(r"^[A-Za-z_][A-Za-z0-9_]*$", "a variable's name such as OMP_NUM_THREADS")
-MOUNT_PATH = Pattern(r"^/[^:]*$", "an absolute path such as /data")
-Amounts = dict[ResourceName, Amount]
+_PART = r"([^/:.]|\.[^/:.]|\.\.[^/:])[^/:]*"
+MOUNT_PATH = Pattern(rf"^(/{_PART})+$", "an absolute path such as /data, with no .. in it and no / at its end")
+# /tmp itself is a volume of every pod; of the others nothing can be mounted over any part.
+UNTAKEN = Without(r"^/(tmp$|(trimtab|dev|proc|sys)(/|$))", "is taken: mount the claim elsewhere, such as at /data")
+Annotations = dict[Annotated[str, Field(max_length=253), ANNOTATION_KEY], Annotated[str, Field(max_length=1024)]]
 
 
 def _keeps_a_day(store: Store) -> bool:
@@ -83,7 +92,9 @@ class ClaimMount(Spec):
     """A PersistentVolumeClaim mounted in every pod, beside those that `pvc://` addresses name."""
 
     claim: Name = Field(description="The PersistentVolumeClaim, in the namespace of the job.")
-    mount_path: Annotated[str, Field(max_length=256), MOUNT_PATH] = Field(description="Where the pod finds it.")
+    mount_path: Annotated[str, Field(max_length=256), MOUNT_PATH, UNTAKEN] = Field(
+        description="Where the pod finds it."
+    )
     read_only: bool = Field(True, description="Pods cannot write to it.")
 
 
@@ -92,27 +103,6 @@ class CustomCode(StrEnum):
 
     FORBID = "Forbid"
     ALLOW = "Allow"
-
-
-class Resources(Spec):
-    """What every pod gets, as in corev1.ResourceRequirements."""
-
-    requests: Amounts = Field({}, max_length=12, description="What is set aside for a pod.")
-    limits: Amounts = Field(
-        {},
-        max_length=12,
-        description="What a pod may use at most. GPUs are given here: `nvidia.com/gpu`, or a part of one such as "
-        "`nvidia.com/mig-1g.10gb`.",
-    )
-
-
-GPU = re.compile(r"(^|[./])gpu\b|/mig-")
-"""Matches nvidia.com/gpu, amd.com/gpu, gpu.intel.com/i915 and nvidia.com/mig-1g.5gb."""
-
-
-def is_gpu(resource: str) -> bool:
-    """Whether an extended resource is a GPU or a slice of one, by what vendors' device plugins call them."""
-    return GPU.search(resource) is not None
 
 
 class PullPolicy(StrEnum):
@@ -219,8 +209,13 @@ class OptimizationRuntimeSpec(Spec):
             "resourceClaims has a name twice: call each differently",
             lambda s: len({claim.name for claim in s.resource_claims}) == len(s.resource_claims),
         ),
+        Rule(
+            "self.claims.all(c, self.claims.exists_one(x, x.mountPath == c.mountPath))",
+            "claims has a mountPath twice: mount each claim at a path of its own",
+            lambda s: len({mount.mount_path for mount in s.claims}) == len(s.claims),
+        ),
     )
-    image: Annotated[str, Field(min_length=1, max_length=512)] = Field(description="The image of every stage's pod.")
+    image: Annotated[str, Field(max_length=512), IMAGE] = Field(description="The image of every stage's pod.")
     image_pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
     image_pull_secrets: list[PullSecret] = Field([], max_length=8, description="For the registry that has the image.")
     store: Store
@@ -255,10 +250,10 @@ class OptimizationRuntimeSpec(Spec):
     scheduler_name: Name | None = Field(None, description="Left out: the cluster's own scheduler.")
     runtime_class_name: Name | None = Field(None, description="The RuntimeClass, such as nvidia.")
     pod_labels: Labels = Field({}, max_length=16, description="Labels of pods, such as what their cost is booked on.")
-    pod_annotations: dict[ResourceName, Annotated[str, Field(max_length=1024)]] = Field(
+    pod_annotations: Annotations = Field(
         {}, max_length=16, description="Annotations of pods, such as what an autoscaler or a mesh reads."
     )
-    active_deadline: Duration = Field("1h", description="One pod's time, after which Kubernetes ends it.")
+    active_deadline: PositiveDuration = Field("1h", description="One pod's time, after which Kubernetes ends it.")
     ttl_seconds_after_finished: int = Field(
         KEPT_SECONDS,
         ge=0,

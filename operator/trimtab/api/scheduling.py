@@ -16,15 +16,14 @@ from pydantic import Field
 from trimtab.api.base import Pattern, Rule, Spec
 from trimtab.api.model import Name
 
-LABEL_KEY = Pattern(
-    r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
-    "a label's name such as kubernetes.io/arch",
-)
+DOMAIN = r"([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)*[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+WORD = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+LABEL_KEY = Pattern(rf"^({DOMAIN}/)?{WORD}$", "a label's name such as kubernetes.io/arch")
 LABEL_VALUE = Pattern(r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", "a label's value such as amd64")
 LABEL_WORD = Pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "a word of lower-case letters, digits and dashes such as gpu")
 LabelKey = Annotated[str, Field(max_length=253), LABEL_KEY]
 LabelValue = Annotated[str, Field(max_length=63), LABEL_VALUE]
-Labels = dict[Annotated[str, Field(max_length=253)], LabelValue]
+Labels = dict[LabelKey, LabelValue]
 
 
 class TolerationOperator(StrEnum):

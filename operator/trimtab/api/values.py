@@ -14,13 +14,14 @@ from pydantic import Field, create_model
 
 from trimtab.api.base import RULES, Pattern, Spec
 from trimtab.api.model import Name
-from trimtab.api.runtime import PullPolicy, ResourceName, Resources
+from trimtab.api.resources import Resources
+from trimtab.api.runtime import PullPolicy
+from trimtab.api.scheduling import Labels
 from trimtab.api.schema.wire import inlined, wire_schema
 from trimtab.settings import Settings
 
 CIDR = Pattern(r"^[0-9a-fA-F:.]+/[0-9]{1,3}$", "a range of addresses such as 10.0.0.1/32")
 Cidr = Annotated[str, Field(max_length=43), CIDR]
-Labels = dict[ResourceName, Annotated[str, Field(max_length=63)]]
 
 
 class Image(Spec):

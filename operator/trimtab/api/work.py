@@ -20,9 +20,9 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from pydantic_core import to_json
 
 from trimtab.api.base import Record
-from trimtab.api.job import Constraint
 from trimtab.api.metrics import Metrics
 from trimtab.api.model import Data, EngineName, Metric, ModelSource, Target
+from trimtab.api.promises import Constraint
 from trimtab.api.quantities import Duration
 from trimtab.api.runtime import Distributed
 from trimtab.api.status import DECISIVE_OPERATORS, Claim, Hardware, Inspection, Interval

@@ -35,6 +35,14 @@ class _WireSchema(GenerateJsonSchema):
             json_schema[RULES] = [{"rule": rule.cel, "message": rule.message} for rule in model.rules]
         return json_schema
 
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        """With the form of names beside their length, and not around the values (`patternProperties`)."""
+        json_schema = super().dict_schema(schema)
+        for pattern, values in json_schema.pop("patternProperties", {}).items():
+            json_schema["propertyNames"]["pattern"] = pattern
+            json_schema["additionalProperties"] = values
+        return json_schema
+
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])
 
@@ -120,7 +128,7 @@ _DIALECT: dict[str, Translation] = {
 
 
 def _text_rules(node: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """A `Pattern`, a `Without`, and the length of a map's keys, as CEL.
+    """A `Pattern`, a `Without`, and what the names in a map may be, as CEL.
 
     The dialect knows patterns, but answers with the regular expression; for the keys of a map it has no word.
     """
@@ -131,8 +139,16 @@ def _text_rules(node: dict[str, Any]) -> Iterator[dict[str, str]]:
         problem = node["not"]["patternErrorMessage"]
         yield told(f"!self.matches(r'{node['not']['pattern']}')", problem, problem)
     if "propertyNames" in node:
-        limit = node["propertyNames"]["maxLength"]
-        yield {"rule": f"self.all(name, name.size() <= {limit})", "message": f"a name has more than {limit} characters"}
+        yield from _name_rules(node["propertyNames"])
+
+
+def _name_rules(names: dict[str, Any]) -> Iterator[dict[str, str]]:
+    limit = names["maxLength"]
+    yield {"rule": f"self.all(name, name.size() <= {limit})", "message": f"a name has more than {limit} characters"}
+    if "pattern" in names:
+        problem, fits = names["patternErrorMessage"], f"name.matches(r'{names['pattern']}')"
+        first = f"self.filter(name, !{fits})[0]"
+        yield told(f"self.all(name, {fits})", f"a name is {problem}", f"is {problem}", first)
 
 
 def one_line(text: str) -> str:
