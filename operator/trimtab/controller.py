@@ -39,14 +39,13 @@ from trimtab.api.names import JOB_UID_LABEL, MANAGED_LABEL, ConditionType, Monit
 from trimtab.api.problems import problems
 from trimtab.api.runtime import ClusterOptimizationRuntime, OptimizationRuntime
 from trimtab.api.status import Condition, OptimizationJobStatus
-from trimtab.api.work import ErrorKind, Report, WorkError
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
 from trimtab.cluster.pods import Pods, unreadable
 from trimtab.cluster.records import JobRecord, record_of
 from trimtab.cluster.tails import Tails
 from trimtab.conditions import is_finished, with_condition
-from trimtab.decisions import Decision, Observed, ObservedWork, Refusal, Unwatched, Work, WorkState
+from trimtab.decisions import Decision, Observed, Refusal, Unwatched, Work, WorkState
 from trimtab.errors import Forbidden, OverQuota, Refused, Told
 from trimtab.harvest import Outcomes
 from trimtab.manifests import (
@@ -94,8 +93,6 @@ class Controller:
         self._runbooks = settings.runbooks
         self._statuses = Statuses(client, world)
         self.pods = Pods(client, Tails(client, self._wake) if settings.read_logs else None)
-        self._refused: dict[Key, dict[str, ObservedWork]] = {}
-        """Work whose Job the API server finds invalid: as good as failed, though there is nothing to observe."""
         self._rules: dict[Key, tuple[Object, datetime]] = {}
         """The ConfigMap last applied for each monitor, and when."""
         self._runtimes: dict[str, tuple[Object, Any]] = {}
@@ -109,7 +106,6 @@ class Controller:
         await self._statuses.settle(key)
         item = self._world.get(key.kind, key.name)
         if item is None or item["metadata"].get("deletionTimestamp"):
-            self._refused.pop(key, None)
             self._rules.pop(key, None)
             return None
         try:
@@ -121,7 +117,7 @@ class Controller:
     async def _job(self, key: Key, item: Object) -> float | None:
         job = read(OptimizationJob, item)
         now = self._clock()
-        decision, forbidden = await self._decide(key, job, now)
+        decision, forbidden = await self._decide(job, now)
         written = await self._statuses.write(key, job.metadata, job.status, decision.status, decision.events)
         if written:
             self._forget(job.metadata, decision.status)
@@ -143,17 +139,17 @@ class Controller:
             self._queue.add(key)
         return _soonest(decision.requeue_after, self._next_look(job, now))
 
-    async def _decide(self, key: Key, job: OptimizationJob, now: datetime) -> tuple[Decision, Refusal | None]:
+    async def _decide(self, job: OptimizationJob, now: datetime) -> tuple[Decision, Refusal | None]:
         """What to do, with the work started that is to run, and why some of it could not be.
 
         That is in the status of the same turn: were it told by the next one, an operator that starts anew would take it
         back only to find it again.
         """
-        observed = await self._observe(key, job, now)
+        observed = await self._observe(job, now)
         decision = await self._reconcile(job, observed, now)
-        forbidden = await self._start_all(key, job, observed.runtime, decision.create)
+        forbidden = await self._start_all(job, observed.runtime, decision.create)
         if forbidden:
-            observed = replace(await self._observe(key, job, now), forbidden=forbidden)
+            observed = replace(await self._observe(job, now), forbidden=forbidden)
             decision = await self._reconcile(job, observed, now)
         return decision, forbidden
 
@@ -247,7 +243,7 @@ class Controller:
         found: M = known[1]
         return found
 
-    async def _observe(self, key: Key, job: OptimizationJob, now: datetime) -> Observed:
+    async def _observe(self, job: OptimizationJob, now: datetime) -> Observed:
         """The world around a job. Next to work that nobody here understands, nothing is started."""
         over = set(self._forget(job.metadata, job.status))
         of_this = self._world.works.of(job.metadata.namespace, job.metadata.uid)
@@ -255,8 +251,7 @@ class Controller:
         works = await self.pods.observe([record for record, problem in problems.items() if not problem], now)
         strange = next(filter(None, problems.values()), "")
         runtime = Refusal(Reason.INVALID_INPUT, strange) if strange else self._runtime(job)
-        refused = [seen for seen in self._refused.get(key, {}).values() if seen.work.task.job.uid == job.metadata.uid]
-        return Observed(runtime, (*works, *refused))
+        return Observed(runtime, tuple(works))
 
     def _next_look(self, job: OptimizationJob, now: datetime) -> float | None:
         records = self._world.works.of(job.metadata.namespace, job.metadata.uid)
@@ -273,27 +268,28 @@ class Controller:
         return over
 
     async def _start_all(
-        self, key: Key, job: OptimizationJob, runtime: OptimizationRuntime | Refusal, works: Sequence[Work]
+        self, job: OptimizationJob, runtime: OptimizationRuntime | Refusal, works: Sequence[Work]
     ) -> Refusal | None:
-        """Start work, up to what the API server forbids: it would say the same of the rest."""
-        try:
-            for work in works:
-                assert not isinstance(runtime, Refusal)
-                await self._start(key, job, runtime, work)
-        except Forbidden as error:
-            return _refusal(error)
-        return None
+        """Start work, up to what the API server forbids: it would say the same of the rest.
 
-    async def _start(self, key: Key, job: OptimizationJob, runtime: OptimizationRuntime, work: Work) -> None:
-        try:
-            if service := service_manifest(work, job):
-                await objects.create(self._client, objects.SERVICES, service)
-            stored = await objects.create(self._client, objects.JOBS, job_manifest(work, runtime, job))
-        except Refused as error:
-            logger.warning("%s: %s", key, error)
-            self._refused.setdefault(key, {})[work.name] = _refused_work(work, str(error))
-        else:
-            self._world.works.put(record_of(stored))
+        What it finds invalid may be one Job alone, and is of the runtime's making, which may be mended.
+        """
+        refused = None
+        for work in works:
+            assert not isinstance(runtime, Refusal)
+            try:
+                await self._start(job, runtime, work)
+            except Forbidden as error:
+                return _refusal(error)
+            except Refused as error:
+                refused = Refusal(Reason.JOB_REFUSED, f"{runtime.kind} {runtime.metadata.name!r}: {error}")
+        return refused
+
+    async def _start(self, job: OptimizationJob, runtime: OptimizationRuntime, work: Work) -> None:
+        if service := service_manifest(work, job):
+            await objects.create(self._client, objects.SERVICES, service)
+        stored = await objects.create(self._client, objects.JOBS, job_manifest(work, runtime, job))
+        self._world.works.put(record_of(stored))
 
     async def _apply_rule(self, key: Key, manifest: Object) -> Unwatched | None:
         """Have the rule in its ConfigMap, and say why the API server did not let it be written."""
@@ -342,12 +338,6 @@ def read(model: type[M], item: Object) -> M:
     except ValidationError as error:
         where = "/".join(name_of(item)).lstrip("/")
         raise Unreadable(f"{model.__name__} {where}: {problems(error, model)[0]}") from None
-
-
-def _refused_work(work: Work, message: str) -> ObservedWork:
-    error = WorkError(kind=ErrorKind.PERMANENT, reason=Reason.INVALID_INPUT.value, message=message)
-    report = Report(stage=work.task.stage, trial=work.task.trial, error=error)
-    return ObservedWork(work, WorkState.FAILED, report)
 
 
 def _refusal(error: Forbidden | Refused) -> Refusal:

@@ -75,7 +75,7 @@ class Observed:
     runtime: OptimizationRuntime | Refusal
     works: tuple[ObservedWork, ...] = ()
     forbidden: Refusal | None = None
-    """Why work that was to be started could not be: a quota that is used up, a role that is missing."""
+    """Why work that was to be started could not be: a quota, a role that is missing, a Job that is invalid."""
 
 
 @dataclass(frozen=True)

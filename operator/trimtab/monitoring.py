@@ -70,8 +70,8 @@ def reconcile_monitor(
 ) -> MonitorDecision:
     """Decide. Pure; `jobs` are those that carry the monitor's UID as a label. Deciding again changes nothing.
 
-    `forbidden` is why the job of the decision before could not be created (a quota, a role, a template that is invalid),
-    or its rule not be written.
+    `forbidden` is why the job of the decision before could not be created (a quota, a role, a template that is
+    invalid), or its rule not be written.
     """
     known = monitor.model_copy(update={"status": _released(_adopt(monitor.status, jobs, now), jobs)})
     denied = Hold(forbidden.reason, forbidden.message) if forbidden else None

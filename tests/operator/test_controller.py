@@ -633,15 +633,52 @@ def test_a_job_waits_while_a_runtime_keeps_what_it_would_reach(namespace: str) -
     asyncio.run(main())
 
 
-def test_a_job_that_kubernetes_refuses_fails_with_its_words(namespace: str) -> None:
+def test_a_job_that_kubernetes_finds_invalid_waits_until_its_runtime_is_mended(namespace: str) -> None:
     async def main() -> None:
         async with await Client.connect() as client, operator(namespace):
-            # Requests above limits: only the API server's validation of pods knows that this cannot be.
-            await add_runtime(client, namespace, resources={"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}})
+            # Only the API server's validation of pods knows that this cannot be.
+            await add_runtime(client, namespace, resources={"limits": {"hugepages-2Mi": "2Mi"}})
             await submit(client, namespace)
-            status = await job_where(client, namespace, Failed="InvalidInput")
-            assert "must be less than or equal to memory limit" in message(status, "Failed")
+            status = await job_where(client, namespace, Complete="JobRefused")
+            assert message(status, "Complete").startswith("OptimizationRuntime 'default': POST /apis/batch/v1/")
+            assert "HugePages require cpu or memory" in message(status, "Complete")
+            assert not is_finished(status.conditions)
             assert await jobs_of(client, namespace) == []
+            mended = {"spec": {"resources": {"limits": {"memory": "1Gi"}}}}
+            path = objects.OPTIMIZATION_RUNTIMES.path(namespace, "default")
+            await client.request("PATCH", path, body=mended, headers=MERGE_PATCH)
+            status = await job_where(client, namespace, Complete="Inspecting")
+            assert "HugePages" not in message(status, "Complete")
+            assert [note for note in await told_of(client, namespace, "NotStarted") if "HugePages" in note]
+
+    asyncio.run(main())
+
+
+def test_an_invalid_job_counts_its_deadline(namespace: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client, operator(namespace):
+            await add_runtime(client, namespace, resources={"limits": {"hugepages-2Mi": "2Mi"}})
+            await submit(client, namespace, budget={"deadline": "4s"})
+            await job_where(client, namespace, Complete="JobRefused")
+            await job_where(client, namespace, Failed="DeadlineExceeded")
+
+    asyncio.run(main())
+
+
+def test_a_job_that_is_refused_alone_keeps_no_other_from_running(namespace: str) -> None:
+    async def main() -> None:
+        async with await Client.connect() as client:
+            await add_runtime(client, namespace)
+            job = await submit(client, namespace)
+            taken = job_manifest(plan.trial(job, make_runtime(), 1, {}, 0), make_runtime(), job)
+            del taken["metadata"]["ownerReferences"]
+            await objects.create(client, objects.JOBS, taken | {"spec": taken["spec"] | {"suspend": True}})
+            async with operator(namespace), node(client, namespace, Simulated()):
+                status = await job_where(client, namespace, Complete="JobRefused")
+                assert {trial.index: trial.state for trial in status.trials}[2] == "Succeeded"
+                assert "belongs to somebody else: delete or rename it" in message(status, "Complete")
+                await client.request("DELETE", objects.JOBS.path(namespace, taken["metadata"]["name"]))
+                await job_where(client, namespace, Complete="Published")
 
     asyncio.run(main())
 

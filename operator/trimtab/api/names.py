@@ -86,6 +86,7 @@ class Reason(StrEnum):
     QUOTA_RESERVED = "QuotaReserved"
     QUOTA_EXCEEDED = "QuotaExceeded"
     FORBIDDEN = "Forbidden"
+    JOB_REFUSED = "JobRefused"
 
     WATCHING = "Watching"
     TRIGGERED = "Triggered"
