@@ -28,16 +28,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
-from trimtab.admission import admit
 from trimtab.api.job import ObjectMeta, OptimizationJob
 from trimtab.api.monitor import ModelMonitor
 from trimtab.api.names import JOB_UID_LABEL, MANAGED_LABEL, ConditionType, MonitorConditionType, Reason
-from trimtab.api.problems import problems
-from trimtab.api.runtime import ClusterOptimizationRuntime, OptimizationRuntime
+from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.status import Condition, OptimizationJobStatus
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
@@ -60,19 +55,14 @@ from trimtab.queue import WorkQueue
 from trimtab.reconcile import reconcile
 from trimtab.settings import Settings
 from trimtab.statuses import Statuses, status_of
+from trimtab.stored import Runtimes, Unreadable, read
 from trimtab.world import Key, Kind, World, name_of
 
 logger = logging.getLogger(__name__)
 
-M = TypeVar("M", bound=BaseModel)
 DEFAULTS = Settings()
-RUNTIMES_KEPT = 4096
 RULE_AGE = timedelta(minutes=15)
 """ConfigMaps are not watched: a rule that was deleted or edited by hand is put right after this long."""
-
-
-class Unreadable(Exception):
-    """A stored object that does not fit our models: an older CRD let it in, or a newer operator wrote it."""
 
 
 class Controller:
@@ -93,10 +83,9 @@ class Controller:
         self._runbooks = settings.runbooks
         self._statuses = Statuses(client, world)
         self.pods = Pods(client, Tails(client, self._wake) if settings.read_logs else None)
+        self._runtimes = Runtimes(world)
         self._rules: dict[Key, tuple[Object, datetime]] = {}
         """The ConfigMap last applied for each monitor, and when."""
-        self._runtimes: dict[str, tuple[Object, Any]] = {}
-        """Runtimes as stored and as read, by UID."""
 
     def _wake(self, record: JobRecord) -> None:
         self._queue.add(Key(Kind.JOB, (record.namespace, record.owner)))
@@ -219,38 +208,14 @@ class Controller:
         self._queue.add(Key(Kind.JOB, name_of(stored)))
         return None
 
-    def _runtime(self, job: OptimizationJob) -> OptimizationRuntime | Refusal:
-        """One runtime that cannot be read may be what bounds the others, so while it is there none is given."""
-        try:
-            return self._admitted(job)
-        except Unreadable as error:
-            return Refusal(Reason.INVALID_INPUT, str(error))
-
-    def _admitted(self, job: OptimizationJob) -> OptimizationRuntime | Refusal:
-        own = [self._once(OptimizationRuntime, item) for item in self._world.runtimes_in(job.metadata.namespace)]
-        shelf = self._world.cluster_runtimes
-        shared = None if shelf is None else [self._once(ClusterOptimizationRuntime, item) for item in shelf]
-        return admit(job, own, shared)
-
-    def _once(self, model: type[M], item: Object) -> M:
-        """`read`, once for each version of an object: every turn of every job asks for its runtime."""
-        uid = item["metadata"]["uid"]
-        known = self._runtimes.get(uid)
-        if known is None or known[0] is not item:  # a shelf never changes an object, it takes another
-            if len(self._runtimes) >= RUNTIMES_KEPT:
-                self._runtimes.clear()  # most of them have been deleted
-            known = self._runtimes[uid] = item, read(model, item)
-        found: M = known[1]
-        return found
-
     async def _observe(self, job: OptimizationJob, now: datetime) -> Observed:
         """The world around a job. Next to work that nobody here understands, nothing is started."""
         over = set(self._forget(job.metadata, job.status))
         of_this = self._world.works.of(job.metadata.namespace, job.metadata.uid)
-        problems = {record: unreadable(record) for record in of_this if record.uid not in over}
-        works = await self.pods.observe([record for record, problem in problems.items() if not problem], now)
-        strange = next(filter(None, problems.values()), "")
-        runtime = Refusal(Reason.INVALID_INPUT, strange) if strange else self._runtime(job)
+        puzzles = {record: unreadable(record) for record in of_this if record.uid not in over}
+        works = await self.pods.observe([record for record, puzzle in puzzles.items() if not puzzle], now)
+        strange = next(filter(None, puzzles.values()), "")
+        runtime = Refusal(Reason.INVALID_INPUT, strange) if strange else self._runtimes.of(job)
         return Observed(runtime, tuple(works))
 
     def _next_look(self, job: OptimizationJob, now: datetime) -> float | None:
@@ -325,19 +290,6 @@ class Controller:
 
 _UNDERSTOOD = {Kind.JOB: ConditionType.ACCEPTED.value, Kind.MONITOR: MonitorConditionType.READY.value}
 """The condition in which each kind says that it was not."""
-
-
-def read(model: type[M], item: Object) -> M:
-    """A stored object. Raises Unreadable with its first problem, in one line that names the object if it is another.
-
-    What the API server let in and we don't know is ignored: CRDs are upgraded before the operator, and their defaults
-    then appear in every object at once.
-    """
-    try:
-        return model.model_validate(item, extra="ignore")
-    except ValidationError as error:
-        where = "/".join(name_of(item)).lstrip("/")
-        raise Unreadable(f"{model.__name__} {where}: {problems(error, model)[0]}") from None
 
 
 def _refusal(error: Forbidden | Refused) -> Refusal:

@@ -21,11 +21,11 @@ from trimtab import alerts
 from trimtab.api.monitor import ModelMonitor
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
-from trimtab.controller import Unreadable, read
 from trimtab.errors import Conflict, NotFound, Permanent, Temporary
 from trimtab.feeds import Feeds
 from trimtab.metrics import Metrics
 from trimtab.monitoring import record
+from trimtab.stored import Unreadable, read
 from trimtab.world import Key, Kind, Name
 
 BODY_LIMIT = 1 << 20

@@ -20,10 +20,10 @@ from trimtab.api.runtime import OptimizationRuntime
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import Report, Task
 from trimtab.cluster.records import record_of
-from trimtab.controller import Unreadable, read
 from trimtab.decisions import ObservedWork, WorkState
 from trimtab.manifests import work_of
 from trimtab.pod import task_text
+from trimtab.stored import Unreadable, read
 
 PREVIOUS = {path.stem: json.loads(path.read_text()) for path in record.RECORDED.glob("*.json")}
 FLOW = PREVIOUS["flow"]
