@@ -24,9 +24,15 @@ class Echo(BaseRequestHandler):
         connection.sendto(words, self.client_address)
 
 
+class Listener(ThreadingTCPServer):
+    """A connection is the answer. The next run may listen where the last one's connections still linger."""
+
+    allow_reuse_address = True
+
+
 def listen(ports: list[int], udp: list[int]) -> list[Thread]:
-    """A connection is the answer over TCP."""
-    servers = [ThreadingTCPServer(("", port), BaseRequestHandler) for port in ports]
+    """Over TCP on these ports, and over UDP on those."""
+    servers = [Listener(("", port), BaseRequestHandler) for port in ports]
     servers += [UDPServer(("", port), Echo) for port in udp]
     threads = [Thread(target=server.serve_forever) for server in servers]
     for thread in threads:

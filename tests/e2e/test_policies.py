@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from socketserver import BaseRequestHandler, ThreadingTCPServer
+from socketserver import BaseRequestHandler
 from typing import Any
 
 import pytest
@@ -186,7 +186,7 @@ def metadata(cluster: None) -> Iterator[None]:
     """An address of this machine that only its pods are told of, and a server there."""
     run("ip", "address", "add", f"{METADATA}/32", "dev", paths.NAME)
     try:
-        with ThreadingTCPServer((METADATA, HTTP), BaseRequestHandler) as server:
+        with peer.Listener((METADATA, HTTP), BaseRequestHandler) as server:
             thread = threading.Thread(target=server.serve_forever)
             thread.start()
             yield
