@@ -216,18 +216,23 @@ main(socket.socket(fileno=os.dup(0)))
 
 
 @pytest.mark.parametrize(
-    ("source", "why"),
+    ("source", "patience", "why"),
     [
-        ("raise SystemExit(5)", "it ended with 5"),
-        ("import time; time.sleep(600)", "it does not answer (timed out)"),
-        (THREADED, "it has 2 threads"),
+        ("raise SystemExit(5)", 60.0, "it ended with 5"),
+        ("import time; time.sleep(600)", 2.0, "it does not answer (timed out)"),
+        (THREADED, 60.0, "it has 2 threads"),
     ],
 )
 def test_without_a_warm_parent_processes_are_plain(
-    start: Start, programs: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, source: str, why: str
+    start: Start,
+    programs: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    patience: float,
+    why: str,
 ) -> None:
     monkeypatch.setattr(starting, "WARM", programs(source))
-    monkeypatch.setattr(starting, "START_UP", 5.0)
+    monkeypatch.setattr(starting, "START_UP", patience)
     process, log = start("print('done')")
     assert process.wait() == 0
     assert log.read_text() == f"not forked from the warm parent: {why}\ndone\n"
