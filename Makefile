@@ -83,7 +83,7 @@ e2e: test-lab images ## Run the suite on the cluster
 # alone: the suite installs the chart, makes namespaces and deletes them.
 .PHONY: e2e-cluster
 e2e-cluster: TESTS ?= tests/e2e
-e2e-cluster: .venv/all ## Run the slices, faults and bad input on the cluster of KUBECONFIG, with images that it can pull (TRIMTAB_E2E_IMAGES)
+e2e-cluster: .venv/all ## Run the suite on the cluster of KUBECONFIG, with images that it can pull (TRIMTAB_E2E_IMAGES)
 	TRIMTAB_E2E_CLUSTER=1 $(BIN)/pytest -m "e2e and not full" $(TESTS) --durations 10
 
 # What `make e2e-cluster` needs of a cluster is given to the lab from outside: a registry, and volumes. TESTS=tests/e2e/test_slice_a.py
@@ -96,7 +96,8 @@ e2e-foreign: .venv/all packages tools ## Run `make e2e-cluster` on the lab, as i
 e2e-rootless: .venv/all ## Run what needs neither root nor a node: in one test pods are processes, and it says so
 	$(BIN)/pytest -m "e2e and not full" --ignore tests/e2e --ignore tests/lab
 
-# More than an hour on a core that others use too. Not in CI, which runs a seeded sample of it; every test here has an API server of its own.
+# More than an hour on a core that others use too. Not in CI, which runs a seeded sample of it; every test here has an API
+# server of its own.
 .PHONY: test-full
 test-full: .venv/all packages tools ## Replay every fault at every moment
 	$(BIN)/pytest -m full --durations 10

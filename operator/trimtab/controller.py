@@ -41,7 +41,7 @@ from trimtab.cluster.records import JobRecord, record_of
 from trimtab.cluster.tails import Tails
 from trimtab.conditions import is_finished, with_condition
 from trimtab.decisions import Decision, Observed, Refusal, Unwatched, Work, WorkState
-from trimtab.errors import Forbidden, OverQuota, Refused, Told
+from trimtab.errors import Forbidden, OverQuota, Refused, Waits
 from trimtab.harvest import Outcomes
 from trimtab.manifests import (
     job_manifest,
@@ -123,7 +123,7 @@ class Controller:
         if forbidden:  # once the status is written; the queue tries again, ever more rarely, and at the deadline
             if decision.requeue_after is not None:
                 self._queue.add(key, decision.requeue_after)
-            raise Told(forbidden.message)
+            raise Waits(forbidden.message)
         if decision.create or written or deleted:
             self._queue.add(key)
         return _soonest(decision.requeue_after, self._next_look(job, now))
@@ -190,7 +190,7 @@ class Controller:
             decision = decide(forbidden)
         written = await self._statuses.write(key, monitor.metadata, monitor.status, decision.status, decision.events)
         if forbidden:
-            raise Told(forbidden.message)
+            raise Waits(forbidden.message)
         if decision.create or written:
             self._queue.add(key)
         return _soonest(decision.requeue_after, RULE_AGE.total_seconds())

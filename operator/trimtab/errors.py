@@ -9,9 +9,9 @@ ClusterError
     ├── AlreadyExists 409 to a create
     ├── Expired       410: a watch must begin with a new list
     ├── Forbidden     401 and 403: RBAC, a quota or an admission policy
-    │   ├── OverQuota 403, in the words of a ResourceQuota
-    │   └── Told      what the object's status tells of: to be tried again, and no failure of ours
-    └── Refused       any other 4xx, above all 422: the API server finds the object invalid
+    │   └── OverQuota 403, in the words of a ResourceQuota
+    ├── Refused       any other 4xx, above all 422: the API server finds the object invalid
+    └── Waits         what the object now tells of in its status: to be tried again, and no failure of ours
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class OverQuota(Forbidden):
     pass
 
 
-class Told(Forbidden):
+class Waits(Permanent):
     pass
 
 

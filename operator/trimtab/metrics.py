@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from trimtab.api.doing import Doing
 from trimtab.api.status import Outcome, TrialState
 from trimtab.cluster.records import JobRecord
-from trimtab.errors import Told
+from trimtab.errors import Waits
 
 Items = Callable[[], Iterable[Mapping[str, Any]]]
 Doings = Callable[[str], Doing | None]
@@ -74,7 +74,7 @@ class Metrics:
         """Count a turn that fails. One that waits for a tenant's quota does not: its own status says so."""
         try:
             yield
-        except Told:
+        except Waits:
             raise
         except Exception:
             self.failures.labels(kind).inc()

@@ -31,7 +31,7 @@ ENDED = frozenset(
 UNKNOWN = "its log says how far it is"
 
 FORBIDDEN = frozenset({Reason.QUOTA_EXCEEDED, Reason.FORBIDDEN, Reason.JOB_REFUSED})
-"""The reasons of a job that the API server lets create no Job."""
+"""The reasons of a job that the API server lets start nothing."""
 
 
 def progressed(

@@ -37,6 +37,9 @@ from trimtab.stopping import given_up, patience, why_stopped
 ATTEMPTS = 3
 """How often work is started when the pod is lost or leaves no report; invalid input is never tried again."""
 
+NAMED = 3
+"""How many that wait for one thing are told by their names."""
+
 SPACE_TRIED = "there is nothing else to try"
 
 
@@ -147,9 +150,18 @@ def _with_status(job: OptimizationJob, status: OptimizationJobStatus) -> Optimiz
 
 def _stuck(observed: Observed) -> str:
     """What work waits for (an image that cannot be pulled, a node with room, a quota)."""
-    waiting = [seen for seen in observed.works if seen.state == WorkState.ACTIVE and seen.message]
-    told = [*_in_queue(observed), *(f"{seen.work.name} waits: {seen.message}" for seen in waiting)]
+    waiting: dict[str, list[str]] = {}
+    for seen in observed.works:
+        if seen.state == WorkState.ACTIVE and seen.message:
+            waiting.setdefault(seen.message, []).append(seen.work.name)
+    told = [*_in_queue(observed), *(f"{_wait(names)}: {message}" for message, names in waiting.items())]
     return "; ".join([*told, observed.forbidden.message] if observed.forbidden else told)
+
+
+def _wait(names: list[str]) -> str:
+    """Up to 64 trials may wait for one quota, and their message is a line of `kubectl get`."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more} {'waits' if len(names) == 1 else 'wait'}"
 
 
 def _with_longest(status: OptimizationJobStatus, observed: Observed) -> OptimizationJobStatus:
@@ -161,7 +173,7 @@ def _with_longest(status: OptimizationJobStatus, observed: Observed) -> Optimiza
     if not running:
         return status.model_copy(update={"running": None}) if status.running else status
     longest, known = min(running, key=lambda seen: (seen.since, seen.work.name)), status.running
-    before = known.doing if known and known.job == longest.work.name else None
+    before = known.doing if known and (known.job, known.since) == (longest.work.name, longest.since) else None
     now = Running(job=longest.work.name, since=longest.since, doing=longest.doing or before)
     return status.model_copy(update={"running": now})
 
@@ -240,6 +252,8 @@ def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRunti
         trial, works = _keep_running(job, observed, runtime, known)
         trials.append(trial)
         create += works
+    if observed.forbidden and _refused_alone(observed, trials):
+        trials, create = [_refused(trial, observed.forbidden) for trial in trials], []
     search = job.spec.search
     stopped = "" if _running(job.status.trials) else job.status.search_stopped
     job = _with_status(job, settle(job.status, job.status.model_copy(update={"trials": trials}), observed))
@@ -264,6 +278,19 @@ def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRunti
     status = settle(job.status, ended, observed)
     waits = _running(trials) or _given_up(status, observed)
     return Progress(status, Reason.SEARCHING if waits else None, tuple(create))
+
+
+def _refused_alone(observed: Observed, trials: list[TrialStatus]) -> bool:
+    """Whether Jobs of trials are found invalid, nothing else runs, and other trials have succeeded."""
+    refused = observed.forbidden is not None and observed.forbidden.reason == Reason.JOB_REFUSED
+    runs = any(seen.state == WorkState.ACTIVE for seen in observed.works)
+    return refused and not runs and any(trial.state == TrialState.SUCCEEDED for trial in trials[1:])
+
+
+def _refused(trial: TrialStatus, refusal: Refusal) -> TrialStatus:
+    if trial.state != TrialState.RUNNING:
+        return trial
+    return trial.model_copy(update={"state": TrialState.FAILED, "message": refusal.message})
 
 
 def _given_up(status: OptimizationJobStatus, observed: Observed) -> tuple[str, ...]:

@@ -160,6 +160,7 @@ def test_a_release_lives_and_what_people_made_outlives_it() -> None:
 
     helm("upgrade", "trimtab", CHART, "--reuse-values")  # the previous chart's, without those that are new
     assert cluster_roles() > PEOPLES
+    assert any("pods/log" in rule["resources"] for rule in get("clusterrole", "trimtab")["rules"])
     helm("upgrade", "trimtab", CHART, "--set", "leaderElection=false")
     assert get("deployment", "trimtab")["spec"]["strategy"] == {"type": "Recreate"}
     helm("uninstall", "trimtab")

@@ -30,14 +30,12 @@ class Listener(ThreadingTCPServer):
     allow_reuse_address = True
 
 
-def listen(ports: list[int], udp: list[int]) -> list[Thread]:
+def listen(ports: list[int], udp: list[int]) -> None:
     """Over TCP on these ports, and over UDP on those."""
     servers = [Listener(("", port), BaseRequestHandler) for port in ports]
     servers += [UDPServer(("", port), Echo) for port in udp]
-    threads = [Thread(target=server.serve_forever) for server in servers]
-    for thread in threads:
-        thread.start()
-    return threads
+    for server in servers:
+        Thread(target=server.serve_forever).start()
 
 
 def reached(protocol: str, host: str, port: str) -> bool:

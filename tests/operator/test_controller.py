@@ -665,7 +665,7 @@ def test_an_invalid_job_counts_its_deadline(namespace: str) -> None:
     asyncio.run(main())
 
 
-def test_a_job_that_is_refused_alone_keeps_no_other_from_running(namespace: str) -> None:
+def test_a_trial_whose_job_is_refused_alone_sinks_nothing(namespace: str) -> None:
     async def main() -> None:
         async with await Client.connect() as client:
             await add_runtime(client, namespace)
@@ -674,11 +674,10 @@ def test_a_job_that_is_refused_alone_keeps_no_other_from_running(namespace: str)
             del taken["metadata"]["ownerReferences"]
             await objects.create(client, objects.JOBS, taken | {"spec": taken["spec"] | {"suspend": True}})
             async with operator(namespace), node(client, namespace, Simulated()):
-                status = await job_where(client, namespace, Complete="JobRefused")
-                assert {trial.index: trial.state for trial in status.trials}[2] == "Succeeded"
-                assert "belongs to somebody else: delete or rename it" in message(status, "Complete")
-                await client.request("DELETE", objects.JOBS.path(namespace, taken["metadata"]["name"]))
-                await job_where(client, namespace, Complete="Published")
+                status = await job_where(client, namespace, Complete="Published")
+                _, refused, other = status.trials
+                assert (refused.state, other.state) == ("Failed", "Succeeded")
+                assert "belongs to somebody else: delete or rename it" in refused.message
 
     asyncio.run(main())
 

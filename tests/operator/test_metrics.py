@@ -12,7 +12,7 @@ import pytest
 from trimtab.api.doing import Doing
 from trimtab.cluster.records import JobRecord
 from trimtab.decisions import WorkState
-from trimtab.errors import Forbidden, OverQuota, Told
+from trimtab.errors import Forbidden, OverQuota, Permanent, Waits
 from trimtab.metrics import Metrics, ends
 
 
@@ -93,8 +93,8 @@ def test_gpu_seconds_are_those_of_the_jobs_that_exist() -> None:
 
 def test_a_turn_that_waits_for_a_tenant_s_quota_is_no_failure() -> None:
     metrics = Metrics()
-    for error in (Told("exceeded quota: q"), Forbidden("no role"), OverQuota("exceeded quota: q")):
-        with pytest.raises(Forbidden), metrics.failing("OptimizationJob"):
+    for error in (Waits("exceeded quota: q"), Forbidden("no role"), OverQuota("exceeded quota: q")):
+        with pytest.raises(Permanent), metrics.failing("OptimizationJob"):
             raise error
     assert metrics.registry.get_sample_value("trimtab_reconcile_failures_total", {"kind": "OptimizationJob"}) == 2
 

@@ -76,7 +76,7 @@ async def image_missing(kubelet: Kubelet, job: Object) -> None:
     while True:
         stored = await objects.get(kubelet.client, objects.OPTIMIZATION_JOBS, namespace, owner["name"])
         told = {c["type"]: c["message"] for c in stored["status"]["conditions"]}["Complete"]
-        if f"{job['metadata']['name']} waits: ImagePullBackOff: Back-off pulling image" in told:
+        if job["metadata"]["name"] in told and "wait: ImagePullBackOff: Back-off" in told.replace("waits:", "wait:"):
             return
         await asyncio.sleep(0.1)
 

@@ -286,6 +286,34 @@ def test_another_pod_s_words_are_not_taken_for_its_own() -> None:
     assert world.job.status.running == Running(job=second, since=LONG_AGO, doing=None)
 
 
+def test_the_words_of_a_pod_that_was_replaced_are_forgotten() -> None:
+    world = World(make_job(search={"parallelism": 1}))
+    world.sabotage = lambda work: (
+        ObservedWork(work, WorkState.ACTIVE, since=LONG_AGO, doing=AT_1) if work.task.trial else None
+    )
+    world.run()
+    (name,) = (name for name in world.works if "trial" in name)
+    later = "2026-01-01T02:00:00Z"
+    world.works[name] = replace(world.works[name], since=later, doing=None)
+    world.step()
+    assert world.job.status.running == Running(job=name, since=later, doing=None)
+
+
+def test_a_refused_trial_is_a_failed_one_once_others_have_succeeded() -> None:
+    refusal = Refusal(Reason.JOB_REFUSED, "OptimizationRuntime 'default': 422")
+    world = World(make_job(search={"parallelism": 2}))
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE) if work.task.trial == 1 else None
+    world.run()
+    (name,) = (name for name, seen in world.works.items() if seen.state == WorkState.ACTIVE)
+    del world.works[name]
+    decision = reconcile(world.job, Observed(make_runtime(), tuple(world.works.values()), refusal), world.now)
+    _, refused, other = decision.status.trials
+    assert (refused.state, refused.message) == (TrialState.FAILED, refusal.message)
+    assert other.state == TrialState.SUCCEEDED
+    world.write(decision)
+    assert world.run().state == "Published"
+
+
 def test_a_pod_that_cannot_start_is_told_of() -> None:
     world = World(make_job())
     world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE, None, "ImagePullBackOff: no such image")
@@ -454,7 +482,7 @@ def test_pods_that_are_refused_are_the_state_of_a_job_that_has_no_other(
         else None
     )
     world.run()
-    told = "; ".join(f"m-01234567-trial-{trial}-0 waits: {NO_POD}" for trial in (1, 2))
+    told = f"m-01234567-trial-1-0, m-01234567-trial-2-0 wait: {NO_POD}"
     assert world.condition("Complete") == ("False", state, f"0 of 2 trials finished; {told}")
     warned = [event.message for event in world.events if event.warning]
     assert warned == ([f"0 of 2 trials finished; {told}"] if state != "Searching" else [])

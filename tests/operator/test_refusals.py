@@ -9,17 +9,18 @@ import pytest
 from trimtab.api.names import Reason
 from trimtab.cluster.refusals import WORDS, NoPod, no_pod
 
-OVER = "exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=0"
+OVER = "exceeded quota: q, requested: pods=1, used: pods=0,limits.cpu=7500m, limited: pods=0"
+TOLD = "exceeded quota: q, requested: pods=1, limited: pods=0"
 INSECURE = 'violates PodSecurity "restricted:latest": runAsNonRoot != true (pod or container "work" must set it)'
 
 
 @pytest.mark.parametrize(
     ("note", "words", "reason"),
     [
-        (f'Error creating: pods "m-0-x7k2p" is forbidden: {OVER}', OVER, Reason.QUOTA_EXCEEDED),
+        (f'Error creating: pods "m-0-x7k2p" is forbidden: {OVER}', TOLD, Reason.QUOTA_EXCEEDED),
         (
             f'(combined from similar events): Error creating: pods "m-0-8q" is forbidden: {OVER}',
-            OVER,
+            TOLD,
             Reason.QUOTA_EXCEEDED,
         ),
         (f'Error creating: pods "m-0-x7k2p" is forbidden: {INSECURE}', INSECURE, Reason.FORBIDDEN),
@@ -75,6 +76,13 @@ def test_the_newest_event_counts(events: list[tuple[str, str, str]], words: str 
 def test_whoever_records_an_event_its_time_is_found(times: dict[str, Any]) -> None:
     other = {"reason": CREATED, "deprecatedLastTimestamp": "2026-01-01T00:00:01Z"}
     assert no_pod([other, {"reason": FAILED, "note": "no", **times}])
+
+
+@pytest.mark.parametrize("odd", [{}, {"reason": "x", "note": "y"}, {"eventTime": "0000-01-01T00:00:00Z"}])
+def test_an_event_of_whatever_shape_is_passed_over(odd: dict[str, Any]) -> None:
+    shaped = {"metadata": {"creationTimestamp": EARLY}, **odd}
+    assert no_pod([shaped]) is None
+    assert no_pod([shaped, event("no", last=LATE)]) == NoPod("no pod can be created: no", None)
 
 
 def event(note: str, reason: str = FAILED, last: str = EARLY) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from trimtab.api.monitor import ModelMonitor
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.controller import RULE_AGE, Controller
-from trimtab.errors import NotFound, Told
+from trimtab.errors import NotFound, Waits
 from trimtab.feeds import Feeds
 from trimtab.metrics import Metrics
 from trimtab.queue import WorkQueue
@@ -369,7 +369,7 @@ def test_a_job_that_may_not_be_created_is_named_and_waited_for(namespace: str, t
             await it.client.request("PATCH", f"{quotas}/q/status", body=counted, headers=MERGE_PATCH)
             await it.request("POST", "/alerts", headers=TOKEN, json=it.notification(await it.monitor()))
             for _ in range(2):
-                with pytest.raises(Told):
+                with pytest.raises(Waits):
                     await it.turn()
             waiting = (await it.monitor()).status
             assert waiting.state == "QuotaExceeded"
@@ -380,7 +380,7 @@ def test_a_job_that_may_not_be_created_is_named_and_waited_for(namespace: str, t
             await it.client.request("DELETE", f"{quotas}/q")
             async with asyncio.timeout(60):
                 while not await it.jobs():
-                    with contextlib.suppress(Told):
+                    with contextlib.suppress(Waits):
                         await it.turn()
             assert (await it.monitor()).status.state == "Reoptimizing"
 

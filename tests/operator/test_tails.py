@@ -210,3 +210,19 @@ def test_a_job_says_how_far_its_longest_pod_is(namespace: str, monkeypatch: pyte
         assert told == [f"{labels} 0.25", f"{labels} 0.25", f"{labels} 0.5"]
 
     asyncio.run(main())
+
+
+def test_a_read_that_no_node_answers_is_not_asked_for_again_meanwhile(namespace: str) -> None:
+    """Turns would come back at once, for as long as it takes."""
+
+    async def scenario(lab: Lab) -> None:
+        lab.logs.silent = True
+        now = lab.record.running_since
+        assert now
+        pods, late = lab.pods(), now + LONG
+        await pods.observe([lab.record], late)
+        later = late + 2 * tails.INTERVAL
+        await pods.observe([lab.record], later)
+        assert pods.next_look([lab.record], later) == tails.INTERVAL.total_seconds()
+
+    run(namespace, scenario)

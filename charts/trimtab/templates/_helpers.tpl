@@ -56,7 +56,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [list]
-{{- if .Values.settings.readLogs }}
+{{- if dig "readLogs" true .Values.settings }}
 # For how far a pod is that runs for long: the end of its log, once a minute.
 - apiGroups: [""]
   resources: [pods/log]

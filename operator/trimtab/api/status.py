@@ -182,7 +182,7 @@ class Running(Record):
 
     job: str = Field(description="The name of its Job.")
     since: str
-    doing: Doing | None = Field(None, description="How far it is, as it said in its log within the last minute or so.")
+    doing: Doing | None = Field(None, description="How far it is, as its log last said.")
 
 
 class OptimizationJobStatus(Record):

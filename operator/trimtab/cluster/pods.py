@@ -77,7 +77,7 @@ class Pods:
     async def observe(self, jobs: Sequence[JobRecord], now: datetime) -> tuple[ObservedWork, ...]:
         """The Jobs of one namespace as work. None of them may be `unreadable`.
 
-        At most one call, and one for each Job that has waited in vain for its pod to be created.
+        At most one call, and another where one has waited in vain for its pod to be created.
         """
         asked = [job for job in jobs if self._worth_a_look(job, now)]
         if asked:
@@ -160,9 +160,10 @@ class Pods:
         if refusal:
             return Wait(now, *refusal, without_pod=job.version)
         # A Job past its deadline deletes its pods before it says so: why they waited is known by then.
-        known = self._waiting.get(job.uid, Wait(now)).why
-        why = known or f"no pod was created: kubectl describe job {job.name} says why"
-        return Wait(now, why, without_pod=job.version)
+        known = self._waiting.get(job.uid)
+        if known and known.why:
+            return known._replace(looked=now, without_pod=job.version)
+        return Wait(now, f"no pod was created: kubectl describe job {job.name} says why", without_pod=job.version)
 
     def _active(self, job: JobRecord, now: datetime) -> ObservedWork:
         if job.starting_since is None:
@@ -193,10 +194,16 @@ class Pods:
         return min(long)[2] if long else None
 
     async def _refusals(self, jobs: Sequence[JobRecord]) -> dict[str, NoPod]:
-        """By the Job's UID, why those that should have a pod have none, as far as that can be known."""
-        waiting = [job for job in jobs if job.state == WorkState.ACTIVE and not job.reason]
-        told = await asyncio.gather(*(self._refusal(job) for job in waiting))
-        return {job.uid: refusal for job, refusal in zip(waiting, told, strict=True) if refusal}
+        """By the Job's UID, why those that should have a pod have none, as far as that can be known.
+
+        The oldest is asked about, for all: they have one runtime, and each call reads all events of the namespace.
+        """
+        waiting = [job for job in jobs if job.starting_since and not job.reason]
+        if not waiting:
+            return {}
+        oldest = min(waiting, key=lambda job: (job.starting_since, job.name))
+        refusal = await self._refusal(oldest)
+        return {job.uid: refusal for job in waiting} if refusal else {}
 
     async def _refusal(self, job: JobRecord) -> NoPod | None:
         query = [("fieldSelector", f"regarding.uid={job.uid}"), ("limit", str(EVENTS_READ))]

@@ -53,13 +53,15 @@ class Tails:
 
     def due(self, job: JobRecord, now: datetime) -> datetime:
         """When its log is to be read next."""
+        if job.uid in self._reading:
+            return now + INTERVAL  # it may have to wait for others that no node answers
         dues = [self._looked[job.uid] + INTERVAL] if job.uid in self._looked else []
         dues += [self._refused[job.namespace] + REFUSED] if job.namespace in self._refused else []
         return max(dues, default=now)
 
     def look(self, job: JobRecord, now: datetime) -> None:
         """Begin to read its log, if that is due."""
-        if self.due(job, now) > now or job.uid in self._reading:
+        if self.due(job, now) > now:
             return
         self._looked[job.uid] = now
         self._reading[job.uid] = asyncio.create_task(self._read(job, now))

@@ -31,6 +31,11 @@ def main(given: argparse.Namespace) -> int:
 def _check(settings: Settings, host: str, rights: list[str]) -> int:
     from trimtab import selfcheck
 
+    for right in {*rights} - {"", *selfcheck.OPTIONAL}:
+        from trimtab.voice import BAD_INPUT
+
+        sys.stderr.write(f"--rights: {right}: is none of {', '.join(selfcheck.OPTIONAL)}\n")
+        return BAD_INPUT
     try:
         found = asyncio.run(selfcheck.problems(settings, host, rights))
     except ClusterError as error:

@@ -73,7 +73,7 @@ OPERATOR = Dashboard(
             "Which one it is, and how far, says `kubectl get optimizationjobs.trimtab.dev -o wide`.",
         ),
         Panel(
-            "How far that pod is",
+            "How far the longest pods are, at the least",
             "percentunit",
             {"{{stage}}": f"min by (stage) (trimtab_longest_running_steps_done{_JOBS})"},
             "The share of its steps that it has behind it, once it has run for a minute.",
