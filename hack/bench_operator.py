@@ -1,6 +1,7 @@
 """The operator under thousands of jobs, beside the floor and beside the usual way: `make bench-operator`.
 
-    python hack/bench_operator.py [--jobs 5000] [--trials 128] [--idle 60] [--rivals bare,naive] [--profile]
+    python hack/bench_operator.py [--jobs 5000] [--trials 128] [--idle 60] [--workers 16] [--rivals bare,naive]
+                                   [--profile]
 
 A real etcd and API server, the real operator as a process, pods that end at once. `bench.scale` says what is what.
 """
@@ -28,7 +29,7 @@ RIVALS = ("bare", "naive")
 
 def main() -> None:
     given = arguments()
-    size = Size(given.jobs, given.trials, given.idle)
+    size = Size(given.jobs, given.trials, given.idle, workers=given.workers)
     with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as scratch:
         folder = Path(scratch)
         ours = alone(size, race.ours, folder / "ours")
@@ -44,7 +45,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=5000, help="OptimizationJobs")
     parser.add_argument("--trials", type=int, default=128, help="of the largest")
     parser.add_argument("--idle", type=float, default=60, help="seconds of doing nothing")
-    parser.add_argument("--rivals", type=lambda text: text.split(","), default=list(RIVALS))
+    parser.add_argument("--workers", type=int, default=Size.workers, help="of the operator")
+    parser.add_argument("--rivals", type=lambda text: [name for name in text.split(",") if name], default=list(RIVALS))
     parser.add_argument("--profile", action="store_true", help="do it once more under cProfile")
     parser.add_argument("--out", type=Path, default=Path("demo/bench/operator.md"))
     return parser.parse_args()

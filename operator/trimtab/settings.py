@@ -60,7 +60,10 @@ class Settings(Spec):
         "out: there is no election, and only one replica may run.",
     )
     workers: int = Field(
-        16, ge=1, le=64, description="How many objects are reconciled at the same time, each waiting for the API server."
+        16,
+        ge=1,
+        le=64,
+        description="How many objects are reconciled at the same time, each waiting for the API server.",
     )
     read_logs: bool = Field(
         True,

@@ -36,6 +36,8 @@ class Size:
     trickle: int = 60
     """How many jobs come one by one, twice a second, to an operator that has all others in place."""
     patience: float = 3600.0
+    workers: int = Settings().workers
+    """Of the operator."""
 
     @property
     def all(self) -> int:
@@ -160,7 +162,8 @@ async def bare(size: Size, folder: Path, scripts: Path) -> Cost:
 async def ours(size: Size, folder: Path) -> Ours:
     """The operator."""
     port = _free_port()
-    settings = Settings(http_port=port, lease=f"{load.namespace(0)}/trimtab").environment()
+    lease = f"{load.namespace(0)}/trimtab"
+    settings = Settings(http_port=port, lease=lease, workers=size.workers).environment()
     async with arena(size, folder) as it:
         with gauge.process("-m", "trimtab", "operator", log=folder / "operator.log", **settings) as racer:
             cost = await it.race(racer, it.all_done)
@@ -181,7 +184,7 @@ async def ours(size: Size, folder: Path) -> Ours:
 async def profiled(size: Size, folder: Path) -> Path:
     """What cProfile says of the operator while all jobs go to their end."""
     port, file = _free_port(), folder / "profile"
-    settings = Settings(http_port=port).environment()
+    settings = Settings(http_port=port, workers=size.workers).environment()
     words = ("-m", "bench.scale.profiled", file)
     async with arena(size, folder) as it:
         with gauge.process(*words, log=folder / "operator.log", **settings) as racer:
