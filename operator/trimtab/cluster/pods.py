@@ -253,7 +253,7 @@ def _work(job: JobRecord) -> Work:
     return Work(job.name, _task(job.task), job.attempt)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)
 def _task(text: str) -> Task:
-    """Tasks are frozen, and the same few are observed again and again."""
+    """Tasks are frozen, and one turn reads the same few several times. Each takes 13 kB."""
     return Task.recorded(text)
