@@ -490,7 +490,7 @@ async def no_privilege(client: Client, namespace: str) -> None:
 @pytest.mark.parametrize(
     ("obstacle", "resources", "reason", "words"),
     [
-        (no_quota, {}, Reason.QUOTA_EXCEEDED, "exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=0"),
+        (no_quota, {}, Reason.QUOTA_EXCEEDED, "exceeded quota: q, requested: pods=1, limited: pods=0"),
         (no_room, {"limits": {"cpu": "4"}}, Reason.FORBIDDEN, "maximum cpu usage per Container is 2, but limit is 4"),
         (no_privilege, {}, Reason.FORBIDDEN, 'violates PodSecurity "restricted:latest": privileged (container "'),
     ],
