@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -169,20 +169,9 @@ class Client:
     async def text(self, path: str, query: Query, seconds: float, most: int) -> str:
         """The beginning of an answer that is no JSON, at most so many bytes. Asked for once; raises ClusterError."""
         call = Call("GET", path, query, headers=ANYTHING)
-        async with self._free:
-            response = await self._send(call, aiohttp.ClientTimeout(total=seconds))
-            try:
-                content = await response.content.readexactly(most)
-            except asyncio.IncompleteReadError as end:
-                content = end.partial
-            except _BROKEN as error:
-                self._observe(call.verb, call.resource, 0)
-                raise Unavailable(f"{call}: the answer broke off: {error!r}") from None
-            finally:
-                response.release()
-        self._observe(call.verb, call.resource, response.status)
-        if response.status >= 400:
-            raise failure(call, response.status, content, response.headers)
+        content = await self._content(
+            call, lambda response: _beginning(response.content, most), aiohttp.ClientTimeout(total=seconds)
+        )
         return content.decode(errors="replace")
 
     async def pages(
@@ -217,10 +206,20 @@ class Client:
             response.close()
 
     async def _once(self, call: Call) -> Object:
+        answer: Object = from_json(await self._content(call, aiohttp.ClientResponse.read))
+        return answer
+
+    async def _content(
+        self,
+        call: Call,
+        read: Callable[[aiohttp.ClientResponse], Awaitable[bytes]],
+        timeout: aiohttp.ClientTimeout | None = None,
+    ) -> bytes:
+        """What `read` takes of the answer. Raises ClusterError where the answer is one, or breaks off."""
         async with self._free:
-            response = await self._send(call)
+            response = await self._send(call, timeout)
             try:
-                content = await response.read()
+                content = await read(response)
             except _BROKEN as error:
                 self._observe(call.verb, call.resource, 0)
                 raise Unavailable(f"{call}: the answer broke off: {error!r}") from None
@@ -229,8 +228,7 @@ class Client:
         self._observe(call.verb, call.resource, response.status)
         if response.status >= 400:
             raise failure(call, response.status, content, response.headers)
-        answer: Object = from_json(content)
-        return answer
+        return content
 
     async def _send(self, call: Call, timeout: aiohttp.ClientTimeout | None = None) -> aiohttp.ClientResponse:
         """The answer up to its headers, with the token of the moment. Raises Unavailable if there is none."""
@@ -275,6 +273,14 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 
 def _jittered(attempt: int) -> float:
     return min(LONGEST_DELAY, FIRST_DELAY * 2.0**attempt) * random.random()  # noqa: S311
+
+
+async def _beginning(body: aiohttp.StreamReader, most: int) -> bytes:
+    """At most so many bytes."""
+    try:
+        return await body.readexactly(most)
+    except asyncio.IncompleteReadError as end:
+        return end.partial
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[Object]:
