@@ -34,6 +34,7 @@ REPOSITORY = Path(__file__).parents[1]
 SOURCES = f"{REPOSITORY / 'operator'}:{REPOSITORY / 'jobs'}"
 HEARTBEAT = 10.0
 """Seconds; the node counts as lost after 50 without one."""
+STOPPED = ("/bin/sh", "-c", 'kill -STOP $$; exec "$@"', "sh")
 LOG_KEPT = 2048
 """Bytes of a log's end that stand in for a termination message."""
 NODES = objects.Resource("/api/v1", "nodes")
@@ -57,6 +58,9 @@ class ProcessNode:
     folder: Path
     code: Mapping[str, str] = field(default_factory=dict)
     """Where Python finds the code of an image, if it is not this checkout's."""
+    hold: str | None = None
+    """The pods of Jobs whose name ends so are stopped (SIGSTOP) before their program begins: they run as long as a test
+    likes, however fast the machine is."""
     ran: list[str] = field(default_factory=list)
     """The names of the pods that were started."""
     _pods: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -137,6 +141,10 @@ class ProcessNode:
     def _end(self, uid: str) -> None:
         if (process := self._processes.get(uid)) and process.returncode is None:
             process.terminate()
+            process.send_signal(signal.SIGCONT)  # what is stopped hears nothing else
+
+    def _holds(self, pod: Object) -> bool:
+        return self.hold is not None and self._jobs[pod["metadata"]["uid"]].endswith(self.hold)
 
     async def _run(self, pod: Object) -> None:
         home = self.folder / pod["metadata"]["uid"]
@@ -146,13 +154,14 @@ class ProcessNode:
         message.touch()
         variables = os.environ | _variables(container) | await self._instead(pod, container, home)
         with log.open("wb") as stream:
-            program = [sys.executable, *container["command"][1:]]
+            stopped = STOPPED if self._holds(pod) else ()
+            program = [*stopped, sys.executable, *container["command"][1:]]
             process = await asyncio.create_subprocess_exec(
                 *program, env=variables, cwd=home, stdout=stream, stderr=stream
             )
             self._processes[pod["metadata"]["uid"]] = process
             if pod["metadata"]["uid"] in self._leaving:
-                process.terminate()
+                self._end(pod["metadata"]["uid"])
             await self._tell(pod, "Running", {"running": {"startedAt": began}}, ready=True)
             code = await process.wait()
         said = message.read_text() or ("" if code == 0 else log.read_text(errors="replace")[-LOG_KEPT:])

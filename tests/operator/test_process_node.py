@@ -63,6 +63,7 @@ def test_slice_a_in_processes(namespace: str, digits: Path, tmp_path: Path, caps
             process_node(client, namespace, tmp_path) as node,
             process(settings),
         ):
+            node.hold = "inspect-0"
             await submit(client, namespace, digits, tmp_path)
             # What is deleted while it runs is told, ends, and is begun anew.
             await until(lambda: bool(node.ran))
@@ -70,6 +71,7 @@ def test_slice_a_in_processes(namespace: str, digits: Path, tmp_path: Path, caps
             async with asyncio.timeout(SECONDS):
                 while await pods_of(client, namespace):
                     await asyncio.sleep(0.1)
+            node.hold = None
             await suspend(client, namespace, False)
             what = "optimizationjobs.trimtab.dev/digits"
             wait = ("wait", "--for=condition=Complete", f"--timeout={SECONDS}s", "--namespace", namespace, what)

@@ -96,8 +96,9 @@ def test_another_version_takes_over(change: Change, versions: dict[str, Version]
             async with process_node(client, namespace, tmp_path, code) as node:
                 await asyncio.to_thread(first.install_crds)
                 async with process(operator(namespace), PYTHONPATH=first.code) as leader:
+                    node.hold = change.during
                     await submit(client, namespace, digits, tmp_path, first.image)
-                    await stop(node, change.during)
+                    await started(node, change.during)
                     await asyncio.to_thread(versions[change.crds].install_crds)  # the node has to beat meanwhile
                     settings = operator(namespace)
                     async with process(settings, PYTHONPATH=second.code):
@@ -158,8 +159,8 @@ async def submit(client: Client, namespace: str, digits: Path, folder: Path, ima
     await objects.create(client, objects.OPTIMIZATION_JOBS, job)
 
 
-async def stop(node: ProcessNode, job: str) -> None:
-    """The Job's pod, as soon as it runs."""
+async def started(node: ProcessNode, job: str) -> None:
+    """Until the Job's pod has a process, which is stopped."""
     async with asyncio.timeout(SECONDS):
         while not node.send(job, signal.SIGSTOP):
             await asyncio.sleep(0.05)
