@@ -17,7 +17,8 @@ from trimtab.api.status import OptimizationJobStatus, Outcome, Running, TrialSta
 from trimtab.api.work import ErrorKind, Stage
 from trimtab.decisions import Observed, ObservedWork, Refusal, Work, WorkState
 from trimtab.recipe import explore
-from trimtab.reconcile import ATTEMPTS, reconcile
+from trimtab.reconcile import reconcile
+from trimtab.stages import ATTEMPTS
 
 
 def outcomes(status: OptimizationJobStatus) -> dict[tuple[int, str], Outcome | None]:
