@@ -43,6 +43,7 @@ from trimtab.conditions import is_finished, with_condition
 from trimtab.decisions import Decision, Observed, Refusal, Unwatched, Work, WorkState
 from trimtab.errors import Forbidden, OverQuota, Refused, Waits
 from trimtab.harvest import Outcomes
+from trimtab.kept import Kept, name_of
 from trimtab.manifests import (
     job_manifest,
     metadata_of,
@@ -56,7 +57,7 @@ from trimtab.reconcile import reconcile
 from trimtab.settings import Settings
 from trimtab.statuses import Statuses, status_of
 from trimtab.stored import Runtimes, Unreadable, read
-from trimtab.world import Key, Kind, World, name_of
+from trimtab.world import Key, Kind, World
 
 logger = logging.getLogger(__name__)
 
@@ -93,18 +94,18 @@ class Controller:
     async def handle(self, key: Key) -> float | None:
         """One turn. Returns the seconds to the next if nothing happens, or None. Raises ClusterError."""
         await self._statuses.settle(key)
-        item = self._world.get(key.kind, key.name)
-        if item is None or item["metadata"].get("deletionTimestamp"):
+        kept = self._world.get(key.kind, key.name)
+        if kept is None or kept.leaving:
             self._rules.pop(key, None)
             return None
         try:
-            return await (self._job(key, item) if key.kind == Kind.JOB else self._monitor(key, item))
+            return await (self._job(key, kept) if key.kind == Kind.JOB else self._monitor(key, kept))
         except Unreadable as error:
-            await self._refuse(key, item, str(error))
+            await self._refuse(key, kept.object(), str(error))
             return None
 
-    async def _job(self, key: Key, item: Object) -> float | None:
-        job = read(OptimizationJob, item)
+    async def _job(self, key: Key, kept: Kept) -> float | None:
+        job = read(OptimizationJob, kept)
         now = self._clock()
         decision, forbidden = await self._decide(job, now)
         written = await self._statuses.write(key, job.metadata, job.status, decision.status, decision.events)
@@ -175,9 +176,9 @@ class Controller:
         for record in records:
             await objects.delete(self._client, objects.JOBS, namespace, record.name, uid=record.uid)
 
-    async def _monitor(self, key: Key, item: Object) -> float | None:
+    async def _monitor(self, key: Key, kept: Kept) -> float | None:
         """The same for a monitor. The OptimizationJob it creates is named by its trigger, so it too is created once."""
-        monitor = read(ModelMonitor, item)
+        monitor = read(ModelMonitor, kept)
         jobs = [
             read(OptimizationJob, owned)
             for owned in self._world.owned_jobs(monitor.metadata.namespace, monitor.metadata.uid)

@@ -27,9 +27,10 @@ from trimtab.cluster.pods import Pods
 from trimtab.cluster.records import JobRecord, record_of
 from trimtab.cluster.watch import Gone, Listed, Seen, listing, watch
 from trimtab.errors import ClusterError, Forbidden
+from trimtab.kept import name_of
 from trimtab.manifests import owner_of
 from trimtab.queue import WorkQueue
-from trimtab.world import RESOURCES, Key, Kind, Shelf, World, name_of
+from trimtab.world import RESOURCES, Key, Kind, Shelf, World
 
 AUDIT_SECONDS = 120.0
 DEAF_SECONDS = 300.0

@@ -11,6 +11,7 @@ from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,8 +31,9 @@ from trimtab.api.doing import Doing
 from trimtab.api.status import Outcome, TrialState
 from trimtab.cluster.records import JobRecord
 from trimtab.errors import Waits
+from trimtab.kept import Kept
 
-Items = Callable[[], Iterable[Mapping[str, Any]]]
+Jobs = Callable[[], Iterable[Kept]]
 Doings = Callable[[str], Doing | None]
 """What the pod of the Job with this UID says."""
 Works = Callable[[], Iterable[JobRecord]]
@@ -88,8 +90,8 @@ class Metrics:
         gauge = Gauge("trimtab_queue_depth", "Objects waiting for a worker.", registry=self.registry)
         gauge.set_function(depth)
 
-    def watch_jobs(self, jobs: Items) -> None:
-        """Count `jobs`, OptimizationJobs as the API server gives them, at every scrape."""
+    def watch_jobs(self, jobs: Jobs) -> None:
+        """Count `jobs`, OptimizationJobs, at every scrape."""
         self.registry.register(_Jobs(jobs))
 
     def watch_works(
@@ -103,19 +105,37 @@ class Metrics:
         return generate_latest(self.registry)
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How an OptimizationJob stands."""
+
+    namespace: str
+    state: str
+    outcomes: Mapping[str, int]
+    gpu_seconds: float
+
+    @staticmethod
+    def of(job: Mapping[str, Any]) -> Standing:
+        status = job.get("status", {})
+        outcomes = Tally(outcome for trial in status.get("trials", []) for outcome in ends(trial))
+        spent = float(status.get("cost", {}).get("gpuSeconds", 0))
+        return Standing(job["metadata"]["namespace"], status.get("state") or "Pending", outcomes, spent)
+
+
 class _Jobs(Collector):
-    def __init__(self, jobs: Items) -> None:
+    def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
+        self._known: dict[str, tuple[int, Standing]] = {}
+        """By UID, with the version that it is of: most have not changed since the last scrape."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         states: Tally[tuple[str, ...]] = Tally()
         outcomes: Tally[tuple[str, ...]] = Tally()
         gpus: defaultdict[str, float] = defaultdict(float)
-        for job in self._jobs():
-            namespace, status = job["metadata"]["namespace"], job.get("status", {})
-            gpus[namespace] += float(status.get("cost", {}).get("gpuSeconds", 0))
-            states[namespace, status.get("state") or "Pending"] += 1
-            outcomes.update((namespace, outcome) for trial in status.get("trials", []) for outcome in ends(trial))
+        for job in self._standings():
+            gpus[job.namespace] += job.gpu_seconds
+            states[job.namespace, job.state] += 1
+            outcomes.update({(job.namespace, outcome): count for outcome, count in job.outcomes.items()})
         yield _family("trimtab_jobs", "OptimizationJobs by the reason of their summary condition.", "state", states)
         yield _family("trimtab_trials", "Trials' candidates by how they ended.", "outcome", outcomes)
         spent = GaugeMetricFamily(
@@ -124,6 +144,15 @@ class _Jobs(Collector):
         for name, seconds in sorted(gpus.items()):
             spent.add_metric([name], seconds)
         yield spent
+
+    def _standings(self) -> Iterator[Standing]:
+        known, self._known = self._known, {}
+        for kept in self._jobs():
+            version, standing = known.get(kept.uid, (0, None))
+            if standing is None or version != kept.version:
+                standing = Standing.of(kept.object())
+            self._known[kept.uid] = kept.version, standing
+            yield standing
 
 
 class _Running(Collector):

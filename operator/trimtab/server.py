@@ -20,13 +20,14 @@ from aiohttp import web
 from trimtab import alerts
 from trimtab.api.monitor import ModelMonitor
 from trimtab.cluster import objects
-from trimtab.cluster.client import Client, Object
+from trimtab.cluster.client import Client
 from trimtab.errors import Conflict, NotFound, Permanent, Temporary
 from trimtab.feeds import Feeds
+from trimtab.kept import Kept, Name
 from trimtab.metrics import Metrics
 from trimtab.monitoring import record
 from trimtab.stored import Unreadable, read
-from trimtab.world import Key, Kind, Name
+from trimtab.world import Key, Kind
 
 BODY_LIMIT = 1 << 20
 """A notification of Alertmanager's default 64 alerts a group has some 50 kB."""
@@ -160,16 +161,17 @@ class Server:
             return
         raise Conflict(f"ModelMonitor {'/'.join(name)} changes faster than alerts can be recorded")
 
-    async def _find(self, about: alerts.MonitorRef) -> Object:
+    async def _find(self, about: alerts.MonitorRef) -> Kept:
         """The monitor, asked of the API server if no watch has told of it yet. Raises ClusterError."""
         name: Name = (about.namespace, about.name)
-        item = self.feeds.world.get(Kind.MONITOR, name)
-        if (item is None or item["metadata"]["uid"] != about.uid) and self.feeds.serves(about.namespace):
+        kept = self.feeds.world.get(Kind.MONITOR, name)
+        if (kept is None or kept.uid != about.uid) and self.feeds.serves(about.namespace):
             item = await objects.get(self.client, objects.MODEL_MONITORS, *name)
             self.feeds.seen(Kind.MONITOR, item)
-        if item is None or item["metadata"]["uid"] != about.uid:
+            kept = Kept.of(item)
+        if kept is None or kept.uid != about.uid:
             raise NotFound("it is not here; its rule outlived it")
-        return item
+        return kept
 
 
 def _well(problems: Sequence[str]) -> web.Response:

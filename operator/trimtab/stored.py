@@ -16,12 +16,12 @@ from trimtab.api.job import OptimizationJob
 from trimtab.api.names import Reason
 from trimtab.api.problems import problems
 from trimtab.api.runtime import ClusterOptimizationRuntime, OptimizationRuntime
-from trimtab.cluster.client import Object
 from trimtab.decisions import Refusal
-from trimtab.world import World, name_of
+from trimtab.kept import Kept
+from trimtab.world import World
 
 M = TypeVar("M", bound=BaseModel)
-KEPT = 4096
+REMEMBERED = 4096
 """Runtimes that are remembered as read."""
 
 
@@ -29,12 +29,12 @@ class Unreadable(Exception):
     """A stored object that does not fit our models: an older CRD let it in, or a newer operator wrote it."""
 
 
-def read(model: type[M], item: Object) -> M:
+def read(model: type[M], kept: Kept) -> M:
     """A stored object. Raises Unreadable with its first problem, in one line that names the object if it is another."""
     try:
-        return model.model_validate(item, extra="ignore")
+        return model.model_validate_json(kept.json, extra="ignore")
     except ValidationError as error:
-        where = "/".join(name_of(item)).lstrip("/")
+        where = "/".join(kept.name).lstrip("/")
         raise Unreadable(f"{model.__name__} {where}: {problems(error, model)[0]}") from None
 
 
@@ -43,8 +43,8 @@ class Runtimes:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._read: dict[str, tuple[Object, Any]] = {}
-        """As stored and as read, by UID."""
+        self._read: dict[str, tuple[int, Any]] = {}
+        """The version and what was read, by UID."""
 
     def of(self, job: OptimizationJob) -> OptimizationRuntime | Refusal:
         """One runtime that cannot be read may be what bounds the others, so while it is there none is given."""
@@ -54,18 +54,17 @@ class Runtimes:
             return Refusal(Reason.INVALID_INPUT, str(error))
 
     def _admitted(self, job: OptimizationJob) -> OptimizationRuntime | Refusal:
-        own = [self._once(OptimizationRuntime, item) for item in self._world.runtimes_in(job.metadata.namespace)]
+        own = [self._once(OptimizationRuntime, kept) for kept in self._world.runtimes_in(job.metadata.namespace)]
         shelf = self._world.cluster_runtimes
-        shared = None if shelf is None else [self._once(ClusterOptimizationRuntime, item) for item in shelf]
+        shared = None if shelf is None else [self._once(ClusterOptimizationRuntime, kept) for kept in shelf]
         return admit(job, own, shared)
 
-    def _once(self, model: type[M], item: Object) -> M:
+    def _once(self, model: type[M], kept: Kept) -> M:
         """`read`, once for each version of an object: every turn of every job asks for its runtime."""
-        uid = item["metadata"]["uid"]
-        known = self._read.get(uid)
-        if known is None or known[0] is not item:  # a shelf never changes an object, it takes another
-            if len(self._read) >= KEPT:
+        known = self._read.get(kept.uid)
+        if known is None or known[0] != kept.version:
+            if len(self._read) >= REMEMBERED:
                 self._read.clear()  # most of them have been deleted
-            known = self._read[uid] = item, read(model, item)
+            known = self._read[kept.uid] = kept.version, read(model, kept)
         found: M = known[1]
         return found

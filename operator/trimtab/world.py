@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trimtab.api.names import JOB_UID_LABEL
 from trimtab.cluster import objects
 from trimtab.cluster.client import Object
 from trimtab.cluster.records import JobRecord
-from trimtab.manifests import owner_of
-
-Name = tuple[str, str]
-"""Namespace and name."""
+from trimtab.kept import Kept, Name, name_of, version_of
 
 
 class Kind(StrEnum):
@@ -47,51 +44,41 @@ class Key(NamedTuple):
         return f"{self.kind} {'/'.join(self.name)}"
 
 
-def name_of(item: Mapping[str, Any]) -> Name:
-    """Without a namespace, that of an object of the whole cluster is empty."""
-    return item["metadata"].get("namespace", ""), item["metadata"]["name"]
-
-
-def version_of(item: Mapping[str, Any]) -> int:
-    """Versions grow with every write to an object, and Kubernetes has them compared as numbers."""
-    return int(item["metadata"]["resourceVersion"])
-
-
 @dataclass
 class Shelf:
-    """The objects of one of our kinds, as the API server gave them."""
+    """The objects of one of our kinds."""
 
-    homes: dict[str, dict[str, Object]] = field(default_factory=dict)
+    homes: dict[str, dict[str, Kept]] = field(default_factory=dict)
     """By namespace, for every turn asks for what else is in its own, and then by name."""
 
-    def get(self, name: Name) -> Object | None:
+    def get(self, name: Name) -> Kept | None:
         return self.of(name[0]).get(name[1])
 
-    def of(self, namespace: str) -> Mapping[str, Object]:
+    def of(self, namespace: str) -> Mapping[str, Kept]:
         return self.homes.get(namespace, {})
 
-    def __iter__(self) -> Iterator[Object]:
-        return (item for home in self.homes.values() for item in home.values())
+    def __iter__(self) -> Iterator[Kept]:
+        return (kept for home in self.homes.values() for kept in home.values())
 
     def put(self, item: Object) -> bool:
         """Take an object from a watch or a list; True if it is news."""
         namespace, name = name_of(item)
         known = self.of(namespace).get(name)
-        if known is not None and version_of(known) >= version_of(item):
+        if known is not None and known.version >= version_of(item):
             return False
-        self.homes.setdefault(namespace, {})[name] = _slim(item)
+        self.homes.setdefault(namespace, {})[name] = Kept.of(item)
         return True
 
     def refresh(self, item: Object) -> None:
         """Take the answer to a write. It brings no object back that was deleted meanwhile."""
         known = self.get(name_of(item))
-        if known is not None and known["metadata"]["uid"] == item["metadata"]["uid"]:
+        if known is not None and known.uid == item["metadata"]["uid"]:
             self.put(item)
 
     def remove(self, item: Object) -> None:
         """Forget a deleted object, unless another of its name has already taken its place."""
         known = self.get(name_of(item))
-        if known is not None and version_of(known) <= version_of(item):
+        if known is not None and known.version <= version_of(item):
             self.drop(name_of(item))
 
     def drop(self, name: Name) -> None:
@@ -105,14 +92,14 @@ class Shelf:
     def prune(self, known: Iterable[str], found: Mapping[str, int]) -> list[Name]:
         """Forget the objects whose UIDs were `known` when a list began and that the list did not find."""
         lost = {uid for uid in known if uid not in found}
-        ghosts = [name_of(item) for item in self if item["metadata"]["uid"] in lost]
+        ghosts = [kept.name for kept in self if kept.uid in lost]
         for name in ghosts:
             self.drop(name)
         return ghosts
 
     def uids(self) -> dict[str, int]:
         """The version of each object by its UID."""
-        return {item["metadata"]["uid"]: version_of(item) for item in self}
+        return {kept.uid: kept.version for kept in self}
 
 
 @dataclass
@@ -170,35 +157,26 @@ class World:
         metadata = job["metadata"]
         self.disguised.add((metadata["namespace"], metadata["labels"].get(JOB_UID_LABEL, "")))
 
-    def get(self, kind: Kind, name: Name) -> Object | None:
+    def get(self, kind: Kind, name: Name) -> Kept | None:
         return self.shelves[kind].get(name)
 
-    def all(self, kind: Kind) -> Iterable[Object]:
+    def all(self, kind: Kind) -> Iterable[Kept]:
         return self.shelves[kind]
 
-    def owned_jobs(self, namespace: str, monitor_uid: str) -> Iterator[Object]:
+    def owned_jobs(self, namespace: str, monitor_uid: str) -> Iterator[Kept]:
         """The OptimizationJobs that a monitor of this namespace started; elsewhere nobody has it for an owner."""
-        for item in self.shelves[Kind.JOB].of(namespace).values():
-            owner = owner_of(item["metadata"], Kind.MONITOR)
-            if owner is not None and owner["uid"] == monitor_uid:
-                yield item
+        return (kept for kept in self.shelves[Kind.JOB].of(namespace).values() if kept.monitor == monitor_uid)
 
     def unfinished_jobs(self) -> Iterator[Name]:
         """The OptimizationJobs that may still do something."""
-        for item in self.shelves[Kind.JOB]:
-            if not item.get("status", {}).get("completionTime"):
-                yield name_of(item)
+        for kept in self.shelves[Kind.JOB]:
+            if not kept.object().get("status", {}).get("completionTime"):
+                yield kept.name
 
     def jobs_in(self, namespace: str) -> list[Name]:
         """The OptimizationJobs of a namespace."""
         return [(namespace, name) for name in self.shelves[Kind.JOB].of(namespace)]
 
-    def runtimes_in(self, namespace: str) -> list[Object]:
+    def runtimes_in(self, namespace: str) -> list[Kept]:
         """The OptimizationRuntimes of a namespace."""
         return list(self.shelves[Kind.RUNTIME].of(namespace).values())
-
-
-def _slim(item: Object) -> Object:
-    """Without managedFields, which are half of an object and nobody's business here."""
-    metadata = {name: value for name, value in item["metadata"].items() if name != "managedFields"}
-    return {**item, "metadata": metadata}

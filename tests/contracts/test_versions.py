@@ -21,6 +21,7 @@ from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import Report, Task
 from trimtab.cluster.records import record_of
 from trimtab.decisions import ObservedWork, WorkState
+from trimtab.kept import Kept
 from trimtab.manifests import work_of
 from trimtab.pod import task_text
 from trimtab.stored import Unreadable, read
@@ -166,12 +167,14 @@ def test_a_stored_object_with_a_later_field_is_read_and_one_that_is_wrong_is_not
     """CRDs are upgraded first, and a new field's default then is in every object."""
     runtime = json.loads(make_runtime().model_dump_json(by_alias=True, exclude_none=True))
     job = job_dict()
+    job["metadata"] |= STORED
+    runtime["metadata"] |= STORED
     job["spec"]["search"] = {"maxTrials": 3, "fromTheFuture": True}
     runtime["spec"]["store"]["fromTheFuture"] = 1
-    assert read(OptimizationJob, job).spec.search.max_trials == 3
-    assert read(OptimizationRuntime, runtime) == make_runtime()
+    assert read(OptimizationJob, Kept.of(job)).spec.search.max_trials == 3
+    assert read(OptimizationRuntime, Kept.of(runtime)).spec == make_runtime().spec
     job["spec"]["search"]["maxTrials"] = 0
     with pytest.raises(Unreadable, match=r"spec\.search\.maxTrials: 0"):
-        read(OptimizationJob, job)
+        read(OptimizationJob, Kept.of(job))
     with pytest.raises(ValidationError):
         OptimizationJob.model_validate(job)

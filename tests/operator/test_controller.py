@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
+from pydantic_core import to_json
 
 from builders import job_dict, make_runtime, report_for, scopes
 from kubelet import Kubelet, container_status, node
@@ -28,6 +29,7 @@ from trimtab.conditions import find, is_finished, timestamp
 from trimtab.controller import Controller
 from trimtab.errors import Conflict, Unavailable
 from trimtab.feeds import Feeds
+from trimtab.kept import Name
 from trimtab.manifests import job_manifest, work_of
 from trimtab.queue import WorkQueue
 from trimtab.world import RESOURCES, Key, Kind, World
@@ -162,8 +164,8 @@ async def dies(namespace: str, lifetime: int) -> bool:
 
 
 def finished(world: World, namespace: str) -> bool:
-    item = world.get(Kind.JOB, (namespace, "m"))
-    return item is not None and is_finished(OptimizationJob.model_validate(item).status.conditions)
+    kept = world.get(Kind.JOB, (namespace, "m"))
+    return kept is not None and is_finished(OptimizationJob.model_validate_json(kept.json).status.conditions)
 
 
 async def submit(client: Client, namespace: str, name: str = "m", **spec: Any) -> OptimizationJob:
@@ -774,14 +776,25 @@ async def still(namespace: str) -> AsyncIterator[Still]:
         yield Still(life, client)
 
 
+@contextlib.contextmanager
+def changed(world: World, kind: Kind, name: Name) -> Iterator[Object]:
+    """An object in the operator's view, to be changed as no API server would let it."""
+    kept = world.get(kind, name)
+    assert kept is not None
+    item = kept.object()
+    yield item
+    # A job keeps its version, or its status could not be written; of a runtime each version is read once.
+    version = kept.version + (kind == Kind.RUNTIME)
+    world.shelves[kind].homes[name[0]][name[1]] = replace(kept, json=to_json(item), version=version)
+
+
 def test_a_stored_object_that_cannot_be_understood_says_so(namespace: str) -> None:
     async def main() -> None:
         async with still(namespace) as operator:
 
             def spoil() -> None:
-                item = operator.life.world.get(Kind.JOB, (namespace, "m"))
-                assert item is not None
-                item["spec"]["search"]["algorithm"] = "Annealing"
+                with changed(operator.life.world, Kind.JOB, (namespace, "m")) as item:
+                    item["spec"]["search"]["algorithm"] = "Annealing"
 
             spoil()
             await operator.turn()
@@ -805,21 +818,18 @@ def test_what_cannot_be_understood_any_more_changes_nothing_of_how_a_job_ended(n
                 ended = await job_where(client, namespace, Complete="Published")
             await submit(client, namespace, name="begun")
             await operator.life.feeds.load()
-            shelves = operator.life.world.shelves
-
-            def spoiled(kind: Kind, name: str) -> Object:
-                home = shelves[kind].homes[namespace]
-                home[name] = spoilt = copy.deepcopy(home[name])
-                return spoilt
-
-            spoiled(Kind.RUNTIME, "default")["spec"]["customCode"] = "Ask"
+            spoilt = partial(changed, operator.life.world)
+            with spoilt(Kind.RUNTIME, (namespace, "default")) as item:
+                item["spec"]["customCode"] = "Ask"
             await operator.turn()
             await operator.turn("begun")
             waits = await job_where(client, namespace, name="begun", Accepted="InvalidInput")
             assert "default: spec.customCode: 'Ask' is none of" in message(waits, "Accepted")
-            spoiled(Kind.JOB, "m")["spec"]["search"]["algorithm"] = "Annealing"
+            with spoilt(Kind.JOB, (namespace, "m")) as item:
+                item["spec"]["search"]["algorithm"] = "Annealing"
             await operator.turn()
-            spoiled(Kind.JOB, "m")["status"]["trials"][1]["candidates"][0]["outcome"] = "Doubtful"
+            with spoilt(Kind.JOB, (namespace, "m")) as item:
+                item["status"]["trials"][1]["candidates"][0]["outcome"] = "Doubtful"
             await operator.turn()
             assert await job_where(client, namespace, Complete="Published") == ended
 
@@ -835,23 +845,22 @@ def test_a_status_that_another_version_wrote_is_left_to_it(namespace: str) -> No
             await operator.turn()
             before = await job_where(operator.client, namespace, Complete="Inspecting")
 
-            def status() -> Object:
-                item = operator.life.world.get(Kind.JOB, (namespace, "m"))
-                assert item is not None
-                found: Object = item["status"]
-                return found
+            def spoil() -> None:
+                with changed(operator.life.world, Kind.JOB, (namespace, "m")) as item:
+                    item["status"]["inspection"] = {"quality": "Perplexity"}
 
-            status()["inspection"] = {"quality": "Perplexity"}
+            spoil()
             await operator.turn()
             waits = await job_where(operator.client, namespace, Accepted="InvalidInput")
             assert "status.inspection.quality: 'Perplexity'" in message(waits, "Accepted")
             assert waits.start_time == before.start_time
             writes = operator.client.writes
-            status()["inspection"] = {"quality": "Perplexity"}
+            spoil()
             await operator.turn()
             assert operator.client.writes == writes
 
-            del status()["inspection"]
+            with changed(operator.life.world, Kind.JOB, (namespace, "m")) as item:
+                del item["status"]["inspection"]
             await operator.turn()
             assert timeless(await job_where(operator.client, namespace, Accepted="Pending")) == timeless(before)
             assert len(await jobs_of(operator.client, namespace)) == 1

@@ -13,12 +13,16 @@ from trimtab.api.doing import Doing
 from trimtab.cluster.records import JobRecord
 from trimtab.decisions import WorkState
 from trimtab.errors import Forbidden, OverQuota, Permanent, Waits
+from trimtab.kept import Kept
 from trimtab.metrics import Metrics, ends
 
 
-def job(state: str = "", trials: list[dict[str, Any]] | None = None, namespace: str = "ml") -> dict[str, Any]:
-    status = {"state": state, "trials": trials or []} if state else {}
-    return {"metadata": {"namespace": namespace}, "spec": {}, **({"status": status} if status else {})}
+def job(
+    state: str = "", trials: list[dict[str, Any]] | None = None, namespace: str = "ml", **status: Any
+) -> dict[str, Any]:
+    metadata = {"namespace": namespace, "name": "m", "uid": uuid.uuid4().hex, "resourceVersion": "1"}
+    told = {"state": state, "trials": trials or [], **status} if state else {}
+    return {"metadata": metadata, "spec": {}, **({"status": told} if told else {})}
 
 
 def trial(index: int, state: str, *outcomes: str | None) -> dict[str, Any]:
@@ -42,7 +46,8 @@ def test_how_a_trial_is_counted(found: dict[str, Any], outcomes: list[str]) -> N
 
 
 def test_a_series_goes_with_the_last_object_behind_it() -> None:
-    jobs = [job(), job("Searching", [trial(1, "Running"), trial(2, "Failed")]), job("Searching", namespace="other")]
+    searching = job("Searching", [trial(1, "Running"), trial(2, "Failed")])
+    jobs = [Kept.of(each) for each in (job(), searching, job("Searching", namespace="other"))]
     metrics = Metrics()
     metrics.watch_jobs(lambda: jobs)
     value = metrics.registry.get_sample_value
@@ -79,9 +84,11 @@ def test_the_longest_that_pods_have_run_is_told_by_stage() -> None:
 
 
 def test_gpu_seconds_are_those_of_the_jobs_that_exist() -> None:
-    jobs = [job("Published"), job("Searching"), job("Published", namespace="other")]
-    for each, spent in zip(jobs, ("90", "10.5", "0"), strict=True):
-        each["status"]["cost"] = {"gpuSeconds": spent}
+    jobs = [
+        Kept.of(job("Published", cost={"gpuSeconds": "90"})),
+        Kept.of(job("Searching", cost={"gpuSeconds": "10.5"})),
+        Kept.of(job("Published", namespace="other", cost={"gpuSeconds": "0"})),
+    ]
     metrics = Metrics()
     metrics.watch_jobs(lambda: jobs)
     value = metrics.registry.get_sample_value

@@ -231,7 +231,8 @@ def test_one_monitor_does_not_hold_up_the_alerts_of_others(namespace: str, tmp_p
         async with served(namespace, tmp_path) as it:
             monitor = await it.monitor()
             shelf = it.world.shelves[Kind.MONITOR]
-            (stored,) = shelf
+            (kept,) = shelf
+            stored = kept.object()
             other = {**stored, "metadata": {**stored["metadata"], "name": "other", "uid": "u-2"}}
             shelf.put(other if trouble == "deleted" else {**other, "spec": {}})
             labels = {"modelmonitor": "other", "modelmonitor_uid": "u-2"}

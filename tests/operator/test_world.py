@@ -20,7 +20,7 @@ def item(version: int, uid: str = "u1", name: str = "m", **more: Any) -> dict[st
 
 def known(shelf: Shelf) -> tuple[str, int] | None:
     found = shelf.get(("ml", "m"))
-    return found and (found["metadata"]["uid"], int(found["metadata"]["resourceVersion"]))
+    return found and (found.uid, found.version)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_managed_fields_are_not_kept() -> None:
     original = item(5, managedFields=[{}])
     shelf.put(original)
     (kept,) = shelf
-    assert "managedFields" not in kept["metadata"]
+    assert "managedFields" not in kept.object()["metadata"]
     assert "managedFields" in original["metadata"]
 
 
@@ -119,10 +119,11 @@ def test_who_is_concerned() -> None:
     world.shelves[Kind.JOB].put(job)
     theirs = item(2, "u2", "b", ownerReferences=[owner | {"apiVersion": "monitoring.example.com/v1"}])
     world.shelves[Kind.JOB].put(theirs)
-    assert [found["metadata"]["name"] for found in world.owned_jobs("ml", "mon")] == ["a"]
+    assert [found.name for found in world.owned_jobs("ml", "mon")] == [("ml", "a")]
     assert list(world.owned_jobs("another tenant's", "mon")) == []
     assert (world.jobs_in("ml"), world.jobs_in("elsewhere")) == ([("ml", "a"), ("ml", "b")], [])
     runtime = item(3, "u3", "default")
     world.shelves[Kind.RUNTIME].put(runtime)
-    assert (world.runtimes_in("ml"), world.runtimes_in("elsewhere")) == ([runtime], [])
+    assert [found.object() for found in world.runtimes_in("ml")] == [runtime]
+    assert world.runtimes_in("elsewhere") == []
     assert str(Key(Kind.JOB, ("ml", "a"))) == "OptimizationJob ml/a"
