@@ -25,7 +25,7 @@ import numpy as np
 from trimtab.api.model import Metric
 from trimtab.api.quantities import parse_duration
 from trimtab.api.status import Claim, Inspection, Interval, Verdict, show_interval
-from trimtab.api.work import ErrorKind, Finalist, Report, Stage, Task, Timing, WorkError
+from trimtab.api.work import VOLUMES_PATH, ErrorKind, Finalist, Report, Stage, Task, Timing, WorkError
 from trimtab_jobs import progress
 from trimtab_jobs import publish as publishing
 from trimtab_jobs.bucket_store import open_store
@@ -105,9 +105,10 @@ def _unforeseen(error: Exception) -> WorkFailure:
 
 
 def failed(stage: Stage, failure: WorkFailure) -> Report:
-    """The Report of a failure. Its type says whether to try again."""
+    """The Report of a failure. Its type says whether to try again, and it names files by their addresses."""
     kind = ErrorKind.TEMPORARY if isinstance(failure, Temporary) else ErrorKind.PERMANENT
-    return Report(stage=stage, error=WorkError(kind=kind, reason=failure.reason, message=str(failure)))
+    message = str(failure).replace(f"{VOLUMES_PATH}/", "pvc://")
+    return Report(stage=stage, error=WorkError(kind=kind, reason=failure.reason, message=message))
 
 
 def inspect(desk: Desk) -> Report:

@@ -19,13 +19,13 @@ from trimtab.api.work import (
     CONFINED_VARIABLE,
     MESSAGE_VARIABLE,
     TASK_VARIABLE,
+    VOLUMES_PATH,
     VOLUMES_VARIABLE,
     Stage,
     Task,
 )
 from trimtab.decisions import Work
 
-VOLUMES_PATH = "/trimtab/volumes"
 MESSAGE_PATH = "/dev/termination-log"
 CONTAINER = "work"
 USER = 65532

@@ -151,7 +151,7 @@ def said(case: Case) -> str:
 def immutable(path: str) -> str:
     _, field, *rest = path.split(".")
     name = f"{field}.{rest[0]}" if field == "search" else field
-    return f"{name} is immutable: create a new OptimizationJob"
+    return f"spec.{name} is immutable: create a new OptimizationJob"
 
 
 BROKEN = changed(JOB, {"spec.budget.deadline": "0s"})

@@ -17,9 +17,11 @@ from reports import winner
 from trimtab.api.model import EngineName, Metric, ModelFormat
 from trimtab.api.report import JobReport
 from trimtab.api.status import Verdict, show_interval
-from trimtab.api.work import MESSAGE_LIMIT, Finalist, Report, Task
+from trimtab.api.work import MESSAGE_LIMIT, Finalist, Report, Stage, Task
 from trimtab.report import so_far
+from trimtab_jobs.errors import InvalidInput
 from trimtab_jobs.model import Model, open_model
+from trimtab_jobs.run import failed
 from trimtab_jobs.store import Store, digest_file, digest_folder
 
 from .conftest import Ended, Lab
@@ -347,3 +349,10 @@ def test_the_playoff_times_batches_and_tails_where_they_are_asked_for(lab: Lab, 
         assert timing.batch_ratio
     assert report.batch_control
     assert report.batch_control != report.control
+
+
+def test_a_failure_names_a_file_of_a_claim_by_its_address() -> None:
+    missing = InvalidInput("model.uri: /trimtab/volumes/models/m.onnx: there is no such file")
+    error = failed(Stage.INSPECT, missing).error
+    assert error
+    assert error.message == "model.uri: pvc://models/m.onnx: there is no such file"

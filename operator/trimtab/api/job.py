@@ -112,7 +112,7 @@ def immutable(path: str) -> Rule:
     return Rule(
         f"has(self.spec.{path}) == has(oldSelf.spec.{path}) && "
         f"(!has(self.spec.{path}) || self.spec.{path} == oldSelf.spec.{path})",
-        f"{path} is immutable: create a new OptimizationJob",
+        f"spec.{path} is immutable: create a new OptimizationJob",
     )
 
 

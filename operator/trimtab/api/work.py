@@ -31,6 +31,8 @@ from trimtab.api.techniques import Step
 WORK_VERSION = "v1alpha1"
 TASK_VARIABLE = "TRIMTAB_TASK"
 VOLUMES_VARIABLE = "TRIMTAB_VOLUMES"
+VOLUMES_PATH = "/trimtab/volumes"
+"""Where a pod has its claims, each in a folder of its name."""
 MESSAGE_VARIABLE = "TRIMTAB_TERMINATION_MESSAGE"
 CONFINED_VARIABLE = "TRIMTAB_CONFINED"
 """Set in a pod, to the address of its store: what a registry answers leads neither there nor to a file of the pod."""
