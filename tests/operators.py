@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 import threading
 from asyncio.subprocess import PIPE, Process
@@ -25,13 +24,6 @@ from trimtab.cluster.client import Client, Object
 from trimtab.settings import Settings
 
 SOURCES = Path(__file__).parents[1] / "operator"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextlib.asynccontextmanager

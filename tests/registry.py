@@ -18,8 +18,9 @@ from typing import Any
 import yaml
 
 import apiserver
+from ports import free_port
 
-DEADLINE = 20.0
+DEADLINE = 120.0
 LOGIN = {"username": "trimtab", "password": "not-a-secret"}
 HTPASSWD = "trimtab:$2b$04$luwYdPJYTb9M7Dym868IWe4pnB8X9H/Cokz05cIRrUo97U8FNxKy2\n"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -55,9 +56,7 @@ class Registry:
 @contextmanager
 def registry(root: Path, auth: Mapping[str, Any] | None = None) -> Iterator[Registry]:
     """Serve `root` until the block ends; `auth` is the block of that name in its configuration."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{free.getsockname()[1]}"
+    host = f"127.0.0.1:{free_port()}"
     (root / "htpasswd").write_text(HTPASSWD)
     config = {
         "version": 0.1,

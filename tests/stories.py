@@ -22,7 +22,8 @@ import aiohttp
 from builders import broken, job_dict
 from kubelet import node
 from monitors import make_monitor
-from operators import answer, create_runtime, free_port
+from operators import answer, create_runtime
+from ports import free_port
 from trimtab.api.work import ErrorKind, Report, Stage, Task
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object

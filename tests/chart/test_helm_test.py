@@ -20,7 +20,8 @@ from builders import job_dict
 from chart.support import CHART, NAMESPACE, check, operator_account, render, the
 from kubelet import node
 from monitors import make_monitor
-from operators import answer, create_runtime, fetch, free_port, process
+from operators import answer, create_runtime, fetch, process
+from ports import free_port
 from trimtab import selfcheck
 from trimtab.api.names import API_VERSION
 from trimtab.cluster import objects

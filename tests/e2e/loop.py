@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import yaml
 
-from e2e.support import free_port, wait_for
+from e2e.support import wait_for
+from ports import free_port
 
 ROWS = 16
 """Rows in one request."""

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from lab import cluster, paths, tools
+from ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
@@ -212,13 +213,6 @@ def reached(namespace: str, service: str) -> Iterator[str]:
     finally:
         forwarding.terminate()
         forwarding.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def listens(port: int) -> bool:

@@ -16,8 +16,9 @@ import pytest
 from e2e.conftest import fill
 from e2e.crashing import KILLS, CrashingOperator, crashing_operator
 from e2e.loop import require_observers
-from e2e.support import EXAMPLES, Namespace, condition, free_port, get, kubeconfig, namespace, wait_for
+from e2e.support import EXAMPLES, Namespace, condition, get, kubeconfig, namespace, wait_for
 from e2e.test_slice_c import TOKEN, close_loop, publish_first
+from ports import free_port
 
 pytestmark = pytest.mark.e2e
 FLOW = ["inspect-0", "playoff-0", "publish-0", "trial-1-0", "trial-2-0"]

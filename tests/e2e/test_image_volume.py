@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from jobs.test_run import finalist
 from lab import containerd
 from lab.containerd import PAUSE_IMAGE
 from lab.shell import run
+from ports import free_port
 from registry import Registry, registry
 from trimtab.api.work import Report
 
@@ -120,9 +120,7 @@ def artifact(folder: Path, report: Report) -> Path:
 
 def answered(mounted: Path) -> str:
     """The digest of the model that a server on the mounted folder answers with."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "trimtab_jobs.serve", "--model-name", "digits", "--from", mounted.as_uri()]
     process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)])
     try:

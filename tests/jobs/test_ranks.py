@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from operators import free_port
+from ports import free_port
 from trimtab.api.model import Metric
 from trimtab.api.work import MESSAGE_VARIABLE, TASK_VARIABLE, VOLUMES_VARIABLE, ErrorKind, Report, Task
 from trimtab_jobs import ranks

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ import onnxruntime
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ports import free_port
 from trimtab.api.model import EngineName, ModelFormat
 from trimtab.api.status import Claim, Hardware, Verdict
 from trimtab.api.work import VOLUMES_VARIABLE, Finalist, JobIdentity
@@ -95,9 +95,7 @@ class Server:
     """`python -m trimtab_jobs.serve` on a free port, its log in a file."""
 
     def __init__(self, site: Site, arguments: tuple[str, ...]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         fixed = ["--model-name", "digits", "--from", "pvc://published", "--window", str(WINDOW), "--threads", "1"]
         self.log = site.root / f"server-{port}.log"
         with self.log.open("w") as log:

@@ -21,7 +21,8 @@ import pytest
 import apiserver
 from faulty import Fault, Faulty, Judge, divert, faulty, kind_of, nothing, through
 from kubelet import node
-from operators import adapt_kopf, answer, fetch, free_port, in_a_thread, process, published, submit
+from operators import adapt_kopf, answer, fetch, in_a_thread, process, published, submit
+from ports import free_port
 from stories import JOB, MONITOR, Life, Story, listed, live
 from trimtab import handlers
 from trimtab.cluster import client as client_module

@@ -14,7 +14,8 @@ import pytest
 import apiserver
 from builders import broken, job_dict
 from kubelet import node
-from operators import answer, fetch, free_port, process, submit
+from operators import answer, fetch, process, submit
+from ports import free_port
 from trimtab.api.names import ConditionType
 from trimtab.api.work import ErrorKind, Report, Task
 from trimtab.cluster import objects

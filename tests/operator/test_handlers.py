@@ -16,7 +16,8 @@ import yaml
 from builders import job_dict
 from faulty import faulty
 from kubelet import node
-from operators import answer, fetch, free_port, process, published, submit
+from operators import answer, fetch, process, published, submit
+from ports import free_port
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client
 from trimtab.errors import AlreadyExists

@@ -13,7 +13,8 @@ import apiserver
 from builders import make_job, make_runtime
 from kubelet import Kubelet, node
 from kueue import FLAVOR, bind, die, queue
-from operators import answer, free_port, process, published, submit
+from operators import answer, process, published, submit
+from ports import free_port
 from trimtab import plan
 from trimtab.api.names import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
 from trimtab.cluster import objects

@@ -14,7 +14,8 @@ import pytest
 
 from builders import job_dict, make_runtime
 from kubelet import node
-from operators import answer, fetch, free_port, process, published, submit
+from operators import answer, fetch, process, published, submit
+from ports import free_port
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.leadership import LEASE_SECONDS, LOST_EXIT, RENEW_SECONDS, Leadership

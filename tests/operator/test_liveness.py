@@ -13,7 +13,8 @@ import pytest
 
 from faulty import Fault, divert, faulty, kind_of, nothing, through
 from kubelet import cuttable
-from operators import adapt_kopf, fetch, free_port, in_a_thread, submit
+from operators import adapt_kopf, fetch, in_a_thread, submit
+from ports import free_port
 from trimtab import handlers
 from trimtab.api.names import MANAGED_LABEL
 from trimtab.cluster import objects

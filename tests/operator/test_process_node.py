@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 import apiserver
-from operators import create_runtime, free_port, process
+from operators import create_runtime, process
+from ports import free_port
 from process_node import NODE, PLACED, WARNING, add_claim, pods_of, process_node
 from trimtab.api.report import JobReport
 from trimtab.api.status import OptimizationJobStatus

@@ -21,7 +21,8 @@ import yaml
 
 from builders import NOW, World, job_dict, make_job, make_runtime
 from contracts.bad_manifests import JOB, MONITOR, REMOVED, RUNTIME, Manifest, changed
-from operators import create_runtime, free_port, process, submit
+from operators import create_runtime, process, submit
+from ports import free_port
 from trimtab import plan
 from trimtab.admission import admit
 from trimtab.alerts import Alert

@@ -22,7 +22,8 @@ import apiserver
 from builders import job_dict, make_runtime
 from kubelet import node
 from monitors import make_monitor
-from operators import answer, free_port, process, published, submit
+from operators import answer, process, published, submit
+from ports import free_port
 from trimtab import plan
 from trimtab.alerts import Alert
 from trimtab.api.job import OptimizationJob

@@ -21,7 +21,8 @@ import pytest
 import yaml
 
 import apiserver
-from operators import fetch, free_port, process
+from operators import fetch, process
+from ports import free_port
 from process_node import PLACED, WARNING, ProcessNode, add_claim, pods_of, process_node
 from stories import ended, listed, new_namespace, ours, stage_of
 from trimtab.api.names import ConditionType
