@@ -73,7 +73,7 @@ def apply_crds(documents: str, config: Path | None = None) -> None:
     where = ("--kubeconfig", config or kubeconfig())
     done = kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", *where, stdin=documents)
     assert done.returncode == 0, done.stderr
-    words = ("wait", "--for=condition=Established", "--timeout=60s", "-f", "-")
+    words = ("wait", "--for=condition=Established", "--timeout=300s", "-f", "-")
     established = kubectl(*words, *where, stdin=documents)
     assert established.returncode == 0, established.stderr
 
@@ -91,7 +91,7 @@ class ControlPlane:
             running = processes.recorded("kube-apiserver")
             assert running
             os.kill(running.pid, signal.SIGKILL)
-            wait_for("the API server is gone", lambda: not running.alive(), 10)
+            wait_for("the API server is gone", lambda: not running.alive(), 60)
 
     def start(self) -> None:
         """Start what does not run, and wait until it answers."""

@@ -23,6 +23,7 @@ from trimtab.cluster.watch import Seen, watch
 from trimtab.errors import Temporary
 from trimtab.manifests import work_of
 from trimtab.pod import CONTAINER
+from waiting import patience
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class Kubelet:
         """The Job's newest pod, as soon as the Job controller has made one that has not ended."""
         query = [("labelSelector", f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}")]
         path = objects.PODS.path(job["metadata"]["namespace"])
-        async with asyncio.timeout(30):
+        async with patience(self.client, job["metadata"]["namespace"]):
             while True:
                 pods = (await self.client.request("GET", path, query))["items"]
                 alive = [pod for pod in pods if pod["status"]["phase"] not in ENDED and _index(pod) == self.index]
@@ -202,7 +203,7 @@ def container_status(state: Object) -> Object:
 async def ended(client: Client, job: Object) -> Object:
     """The Job once its controller has decided how it ended."""
     metadata = job["metadata"]
-    async with asyncio.timeout(30):
+    async with patience(client, metadata["namespace"]):
         while True:
             stored = await objects.get(client, objects.JOBS, metadata["namespace"], metadata["name"])
             conditions = stored.get("status", {}).get("conditions", [])

@@ -18,6 +18,7 @@ from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.cluster.watch import Seen, watch
 from trimtab.errors import NotFound, Refused
+from waiting import patience
 
 FLAVOR = {"pool": "batch"}
 
@@ -49,7 +50,7 @@ class Queue:
     async def evict(self, job: str) -> None:
         """The start time must be gone, and its controller have noted it, before the template may be changed again."""
         await self._patch(job, {"spec": {"suspend": True}})
-        async with asyncio.timeout(30):
+        async with patience(self.client, self.namespace):
             while True:
                 await self._patch(job, {"status": {"startTime": None}}, "status")
                 with contextlib.suppress(Refused):
@@ -84,7 +85,7 @@ async def die(client: Client, pod: Object) -> None:
     """What the kubelet does with a pod that is being deleted: SIGTERM, its end, and away with it."""
     metadata = pod["metadata"]
     path = objects.PODS.path(metadata["namespace"], metadata["name"])
-    async with asyncio.timeout(30):
+    async with patience(client, metadata["namespace"]):
         while "deletionTimestamp" not in (await client.request("GET", path))["metadata"]:
             await asyncio.sleep(0.05)
     now = "2026-01-01T00:00:00Z"

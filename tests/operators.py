@@ -7,9 +7,11 @@ import contextlib
 import os
 import sys
 import threading
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import aiohttp
@@ -22,22 +24,50 @@ from trimtab.api.work import Report, Task
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
 from trimtab.settings import Settings
+from waiting import HANG, patience
 
 SOURCES = Path(__file__).parents[1] / "operator"
+SHOWN = 8192
+"""Bytes of the end of a log."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A process of it, and the file that it says everything to: it would wait for who reads a pipe."""
+
+    process: Process
+    log: Path
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    async def ended(self) -> int:
+        """The exit code, once it has ended."""
+        async with asyncio.timeout(HANG):
+            return await self.process.wait()
 
 
 @contextlib.asynccontextmanager
-async def process(settings: Settings, **variables: str) -> AsyncIterator[Process]:
+async def process(settings: Settings, **variables: str) -> AsyncIterator[Operator]:
     """`trimtab operator` with these settings; killed in the end if it still runs."""
     environment = os.environ | settings.environment() | {"PYTHONPATH": str(SOURCES)} | variables
     command = [sys.executable, "-m", "trimtab", "operator"]
-    running = await asyncio.create_subprocess_exec(*command, env=environment, stderr=PIPE)
-    try:
-        yield running
-    finally:
-        if running.returncode is None:
-            running.kill()
-        await running.wait()
+    with NamedTemporaryFile("ab", prefix="operator-") as log:
+        running = await asyncio.create_subprocess_exec(*command, env=environment, stderr=log)
+        try:
+            yield Operator(running, Path(log.name))
+        finally:
+            if running.returncode is None:
+                running.kill()
+            await running.wait()
+            show(Path(log.name))
+
+
+def show(log: Path) -> None:
+    """Its end, where pytest shows it if the test fails."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - SHOWN))
+        sys.stderr.write(f"\n{log.name} ends with\n{file.read().decode(errors='replace')}")
 
 
 @contextlib.asynccontextmanager
@@ -81,13 +111,20 @@ def adapt_kopf(monkeypatch: pytest.MonkeyPatch, change: Callable[[kopf.OperatorS
 
 async def fetch(port: int, path: str) -> str:
     """What the operator answers, once it does."""
-    async with asyncio.timeout(60), aiohttp.ClientSession() as session:
+    async with asyncio.timeout(HANG), aiohttp.ClientSession() as session:
         while True:
             try:
                 async with session.get(f"http://127.0.0.1:{port}{path}") as response:
                     return await response.text()
             except aiohttp.ClientConnectionError:
                 await asyncio.sleep(0.1)
+
+
+async def says(port: int, words: str, path: str = "/healthz") -> None:
+    """Wait until the operator answers with these words."""
+    async with asyncio.timeout(HANG):
+        while words not in await fetch(port, path):
+            await asyncio.sleep(0.1)
 
 
 def answer() -> Any:
@@ -116,7 +153,7 @@ async def submit(client: Client, namespace: str, labels: dict[str, str] | None =
 
 
 async def published(client: Client, namespace: str) -> Object:
-    async with asyncio.timeout(120):
+    async with patience(client, namespace):
         while True:
             job = await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, "m")
             if job.get("status", {}).get("state") == "Published":

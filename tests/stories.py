@@ -29,6 +29,7 @@ from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.errors import Temporary
 from trimtab.settings import Settings
+from waiting import patience
 
 BROKEN_TRIAL = 3
 WORKS = ["inspect-0", "playoff-0", "publish-0", "trial-1-0", "trial-2-0", "trial-3-0", "trial-4-0"]
@@ -37,7 +38,7 @@ TOLD = {"Inspected": 1, "TrialSucceeded": 3, "TrialFailed": 1, "SearchStopped": 
 TOLD |= {"CandidateSelected": 1, "Published": 1, "Complete": 1}
 WINNER = 4
 TTL = 1
-PATIENCE = 900.0
+LIFETIME = 900.0
 """Seconds that a life may take on a busy machine: with four others on its core, one took more than 240."""
 
 
@@ -90,14 +91,9 @@ async def live(
 
 
 async def _lived(client: Client, story: Story, namespace: str) -> None:
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while not await _is_over(client, story, namespace):
-                await asyncio.sleep(0.2)
-    except TimeoutError:
-        kinds = (objects.OPTIMIZATION_JOBS, objects.MODEL_MONITORS, objects.JOBS)
-        stuck = [(i["metadata"]["name"], i.get("status")) for k in kinds for i in await listed(client, k, namespace)]
-        raise AssertionError(f"it is stuck in {namespace}: {stuck}") from None
+    async with patience(client, namespace, LIFETIME):
+        while not await _is_over(client, story, namespace):
+            await asyncio.sleep(0.2)
 
 
 async def _is_over(client: Client, story: Story, namespace: str) -> bool:

@@ -20,13 +20,14 @@ from builders import job_dict
 from chart.support import CHART, NAMESPACE, check, operator_account, render, the
 from kubelet import node
 from monitors import make_monitor
-from operators import answer, create_runtime, fetch, process
+from operators import answer, create_runtime, fetch, process, says
 from ports import free_port
 from trimtab import selfcheck
 from trimtab.api.names import API_VERSION
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client
 from trimtab.settings import Settings
+from waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -71,7 +72,7 @@ def test_all_is_well_after_an_install(tmp_path: Path, served: list[str]) -> None
 
     async def main() -> subprocess.CompletedProcess[str]:
         async with process(settings, KUBECONFIG=str(account)):
-            assert await fetch(settings.http_port, "/healthz") == "ok"
+            await says(settings.http_port, "ok", "/readyz")
             return await asyncio.to_thread(check, account, settings)
 
     done = asyncio.run(main())
@@ -143,7 +144,7 @@ def test_what_takes_a_right_that_was_left_out_says_so_and_nothing_else_is_missed
             await create(client, objects.OPTIMIZATION_JOBS, "OptimizationJob", TRAINS)
             assert await refused(client, objects.OPTIMIZATION_JOBS, "Complete") == 'cannot create resource "services"'
             done = await asyncio.to_thread(check, account, settings, *LESS)
-            assert running.returncode is None
+            assert running.process.returncode is None
             return done
 
     try:
@@ -169,7 +170,7 @@ async def create(client: Client, resource: objects.Resource, kind: str, spec: di
 
 async def refused(client: Client, resource: objects.Resource, condition: str) -> str:
     """The right that the object `m` says is missing, once it is Forbidden."""
-    async with asyncio.timeout(120):
+    async with patience(client, SERVED):
         while True:
             status = (await objects.get(client, resource, SERVED, "m")).get("status", {})
             if status.get("state") == "Forbidden":
@@ -204,13 +205,11 @@ def test_without_a_crd_it_is_alive_and_not_ready_and_with_it_a_replica_that_stan
     async def main() -> None:
         async with process(first, KUBECONFIG=account), process(second, KUBECONFIG=account):
             for replica in (first, second):
-                assert await fetch(replica.http_port, "/healthz") == "ok"
+                await says(replica.http_port, "ok")
                 assert "not known yet" in await fetch(replica.http_port, "/readyz")
             await asyncio.to_thread(upgrade, role_mode)
-            async with asyncio.timeout(60):
-                for replica in (first, second):
-                    while await fetch(replica.http_port, "/readyz") != "ok":
-                        await asyncio.sleep(0.1)
+            for replica in (first, second):
+                await says(replica.http_port, "ok", "/readyz")
 
     try:
         asyncio.run(main())

@@ -122,7 +122,7 @@ def release() -> Iterator[None]:
     apiserver.kubectl("create", "namespace", NAMESPACE)
     helm("install", "trimtab", PREVIOUS, "--set", "settings.workers=4")
     for plural in KINDS:
-        apiserver.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{plural}.trimtab.dev")
+        apiserver.kubectl("wait", "--for=condition=Established", "--timeout=300s", f"crd/{plural}.trimtab.dev")
     apply(*objects())
     yield
     apiserver.helm("uninstall", "trimtab", "--namespace", NAMESPACE)

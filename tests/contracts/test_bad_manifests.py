@@ -37,6 +37,7 @@ from trimtab.api import names
 from trimtab.api.base import RULES
 from trimtab.api.schema.kinds import KINDS, crd
 from trimtab.api.schema.wire import inlined, wire_schema
+from waiting import HANG
 
 MODELS = {kind.name: kind.model for kind in KINDS}
 PLURALS = {kind.name: kind.plural for kind in KINDS}
@@ -260,10 +261,10 @@ class TestServer:
         named = [changed(case.manifest, {"metadata.name": f"old-{n}"}) for n, case in enumerate(CASES)]
         server.install(without(crd(kind), lambda _: {RULES}) for kind in KINDS)
         try:
-            wait_for("no rules are kept", lambda: server.create(BROKEN) == "", 30)
+            wait_for("no rules are kept", lambda: server.create(BROKEN) == "", HANG)
             stored = [manifest for manifest in named if server.create(manifest, dry=False) == ""]
             apiserver.install_crds()
-            wait_for("all rules are kept", lambda: server.create(BROKEN) != "", 30)
+            wait_for("all rules are kept", lambda: server.create(BROKEN) != "", HANG)
             assert len(stored) > len(CASES) / 2
             assert [answer for manifest in stored if (answer := server.touch(manifest))] == []
         finally:

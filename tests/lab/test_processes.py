@@ -66,7 +66,7 @@ def test_a_daemon_with_a_new_configuration_is_restarted(script: Callable[..., Da
 
 def test_a_dead_daemon_is_told_with_its_last_words(script: Callable[..., Daemon]) -> None:
     processes.ensure(script("echo out of luck; exit 1"))
-    wait_for("the end", lambda: not running().alive(), 10)
+    wait_for("the end", lambda: not running().alive(), 60)
     with pytest.raises(LabError, match=r"daemon ended; it said last: out of luck \(more in .*daemon\.log\)"):
         processes.check()
     processes.forget_dead()
@@ -89,4 +89,4 @@ def test_another_process_under_the_recorded_pid_is_spared(script: Callable[..., 
     processes.stop("daemon")
     assert processes.start_time(pid) is not None
     os.kill(pid, signal.SIGKILL)
-    wait_for("the end", lambda: not Running("daemon", pid, 1, "").alive() and processes.start_time(pid) is None, 10)
+    wait_for("the end", lambda: not Running("daemon", pid, 1, "").alive() and processes.start_time(pid) is None, 60)

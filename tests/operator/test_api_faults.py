@@ -23,13 +23,14 @@ from faulty import Fault, Faulty, Judge, divert, faulty, kind_of, nothing, throu
 from kubelet import node
 from operators import adapt_kopf, answer, fetch, in_a_thread, process, published, submit
 from ports import free_port
-from stories import JOB, MONITOR, Life, Story, listed, live
+from stories import JOB, LIFETIME, MONITOR, Life, Story, listed, live
 from trimtab import handlers
 from trimtab.cluster import client as client_module
 from trimtab.cluster import objects
 from trimtab.cluster.client import ATTEMPTS, Call, Client
 from trimtab.cluster.watch import watch
 from trimtab.settings import Settings
+from waiting import patience
 
 pytestmark = pytest.mark.e2e
 logger = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ def test_watches_are_cut_while_objects_are_deleted(namespace: str, monkeypatch: 
 
     async def main() -> None:
         async with await Client.connect() as client, faulty() as proxy, operating(settings, proxy):
-            async with asyncio.timeout(120):
+            async with patience(client, namespace, LIFETIME):
                 await submit(client, namespace)
                 while not (old := await listed(client, objects.JOBS, namespace)):
                     await asyncio.sleep(0.1)
@@ -274,7 +275,7 @@ def test_the_api_server_is_killed_and_started_again(tmp_path: Path, monkeypatch:
                         breaking = group.create_task(break_it(client, namespace))
                         yield
                         await breaking
-                        assert running.returncode is None
+                        assert running.process.returncode is None
 
                 life = await live(client, JOB, operate, tmp_path)
                 # One that is starting may forbid an event, which is not told again.

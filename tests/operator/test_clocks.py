@@ -14,6 +14,7 @@ from stories import ended, listed, new_namespace
 from trimtab.api.job import OptimizationJob
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
+from waiting import patience
 
 from .test_controller import Simulated, add_runtime, jobs_of, message, operator, submit
 
@@ -43,7 +44,7 @@ async def given(client: Client, namespace: str, ttl: int, skew: timedelta) -> As
 
 
 async def the_end(client: Client, namespace: str) -> OptimizationJob:
-    async with asyncio.timeout(90):
+    async with patience(client, namespace):
         while True:
             (job,) = await listed(client, objects.OPTIMIZATION_JOBS, namespace)
             if ended(job):
@@ -52,7 +53,7 @@ async def the_end(client: Client, namespace: str) -> OptimizationJob:
 
 
 async def taken_away(client: Client, namespace: str) -> None:
-    async with asyncio.timeout(60):
+    async with patience(client, namespace):
         while await jobs_of(client, namespace):
             await asyncio.sleep(0.1)
 
@@ -79,7 +80,7 @@ def test_a_deadline_passes_when_it_should(kubeconfig: str) -> None:
     async def scenario(client: Client, namespace: str, skew: timedelta) -> None:
         async with given(client, namespace, 1800, skew):
             await submit(client, namespace, budget={"deadline": "30m"})
-            async with asyncio.timeout(60):
+            async with patience(client, namespace):
                 while not await jobs_of(client, namespace):
                     await asyncio.sleep(0.1)
             await asyncio.sleep(1)

@@ -27,6 +27,7 @@ from trimtab.cluster.watch import Collection, Gone, Listed, Seen, _follow, watch
 from trimtab.decisions import Event, ObservedWork, WorkState
 from trimtab.errors import Conflict, Expired, Forbidden, NotFound, Refused
 from trimtab.manifests import job_manifest, metadata_of, owner_reference
+from waiting import HANG, patience
 
 pytestmark = pytest.mark.e2e
 
@@ -197,7 +198,7 @@ def test_an_event_is_about_the_object_and_told_once_for_a_version(namespace: str
 
 async def next_of(changes: Any, kind: type) -> Any:
     """The next change of a kind; bookmarks and others are passed over."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG):
         async for change in changes:
             if isinstance(change, kind):
                 return change
@@ -606,7 +607,7 @@ async def bind(client: Client, pod: Object, node: str) -> None:
 async def changed(client: Client, job: Object, wanted: Callable[[JobRecord], bool]) -> JobRecord:
     """The Job's record as soon as it is so."""
     metadata = job["metadata"]
-    async with asyncio.timeout(60):
+    async with patience(client, metadata["namespace"]):
         while True:
             record = record_of(await objects.get(client, objects.JOBS, metadata["namespace"], metadata["name"]))
             if wanted(record):

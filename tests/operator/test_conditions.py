@@ -14,13 +14,14 @@ import pytest
 import apiserver
 from builders import broken, job_dict
 from kubelet import node
-from operators import answer, fetch, process, submit
+from operators import answer, process, says, submit
 from ports import free_port
 from trimtab.api.names import ConditionType
 from trimtab.api.work import ErrorKind, Report, Task
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.settings import Settings
+from waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -48,13 +49,13 @@ def check(job: Object) -> None:
 async def operating(namespace: str) -> AsyncIterator[None]:
     settings = Settings(watch_namespaces=[namespace], http_port=free_port())
     async with process(settings):
-        assert await fetch(settings.http_port, "/healthz") == "ok"
+        await says(settings.http_port, "ok", "/readyz")
         yield
 
 
 async def job_at(client: Client, namespace: str, name: str, state: str, generation: int) -> Object:
     """The job once it is in this state, and its status is of this generation or a later one."""
-    async with asyncio.timeout(120):
+    async with patience(client, namespace):
         while True:
             job = await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, name)
             status = job.get("status", {})
@@ -70,7 +71,7 @@ async def edit(client: Client, namespace: str, **spec: object) -> None:
 
 async def wait(namespace: str, condition: str, name: str = "m") -> None:
     what = f"optimizationjobs.trimtab.dev/{name}"
-    words = ("wait", f"--for=condition={condition}", "--timeout=120s", "--namespace", namespace, what)
+    words = ("wait", f"--for=condition={condition}", "--timeout=300s", "--namespace", namespace, what)
     done = await asyncio.to_thread(apiserver.kubectl, *words)
     assert done.returncode == 0, done.stderr
 
@@ -143,7 +144,7 @@ def test_a_life_in_conditions_and_events(namespace: str) -> None:
                     "Complete",
                 ]
                 # The last is told after the status that it is about.
-                async with asyncio.timeout(60):
+                async with patience(client, namespace):
                     while len(await events(client, namespace)) < len(EXPECTED):
                         await asyncio.sleep(0.1)
             async with operating(namespace):

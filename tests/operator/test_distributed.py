@@ -25,6 +25,7 @@ from trimtab.cluster.pods import Pods
 from trimtab.cluster.records import record_of
 from trimtab.decisions import ObservedWork, WorkState
 from trimtab.manifests import job_manifest, service_manifest
+from waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -98,7 +99,7 @@ def test_index_0_is_found_by_its_name_before_it_is_ready(namespace: str) -> None
         status = {"phase": "Pending", "podIP": "10.0.0.7", "podIPs": [{"ip": "10.0.0.7"}]}
         await client.request("PATCH", path, body={"status": status}, headers=MERGE_PATCH)
         service = [("labelSelector", f"kubernetes.io/service-name={pod['spec']['subdomain']}")]
-        async with asyncio.timeout(60):
+        async with patience(client, namespace):
             while not (found := await endpoints(client, namespace, service)):
                 await asyncio.sleep(0.1)
         (endpoint,) = found

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-from asyncio.subprocess import Process
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,13 @@ import yaml
 from builders import job_dict
 from faulty import faulty
 from kubelet import node
-from operators import answer, fetch, process, published, submit
+from operators import Operator, answer, process, published, says, submit
 from ports import free_port
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client
 from trimtab.errors import AlreadyExists
 from trimtab.settings import Settings
+from waiting import HANG, patience
 
 pytestmark = pytest.mark.e2e
 
@@ -32,25 +32,23 @@ def test_from_an_applied_manifest_to_a_winner_with_a_kill_and_a_polite_end(names
     async def main() -> None:
         async with await Client.connect() as client, node(client, namespace, answer()) as ran:
             async with process(settings) as first:
-                assert await fetch(settings.http_port, "/healthz") == "ok"
-                # Only kopf's watch can tell of this: the operator has made its lists before.
-                while "trimtab_jobs{" in await fetch(settings.http_port, "/metrics"):
-                    await asyncio.sleep(0.1)
+                # Only kopf can tell of this: the operator has made its lists before.
+                await says(settings.http_port, "ok", "/readyz")
                 await submit(client, namespace)
-                while not ran:
-                    await asyncio.sleep(0.1)
-                first.kill()
-                await first.wait()
+                async with patience(client, namespace):
+                    while not ran:
+                        await asyncio.sleep(0.1)
+                first.process.kill()
+                await first.ended()
 
             async with process(settings) as second:
                 job = await published(client, namespace)
-                metrics = await fetch(settings.http_port, "/metrics")
-                assert f'trimtab_jobs{{namespace="{namespace}",state="Published"}} 1.0' in metrics
-                assert await fetch(settings.http_port, "/healthz") == "ok"
-                second.send_signal(signal.SIGTERM)
-                _, log = await asyncio.wait_for(second.communicate(), 30)
-                assert second.returncode == 0
-            lines = [json.loads(line) for line in log.splitlines()]
+                counted = f'trimtab_jobs{{namespace="{namespace}",state="Published"}} 1.0'
+                await says(settings.http_port, counted, "/metrics")
+                await says(settings.http_port, "ok")
+                second.process.send_signal(signal.SIGTERM)
+                assert await second.ended() == 0
+                lines = [json.loads(line) for line in second.said().splitlines()]
             assert not [line for line in lines if line["level"] not in ("DEBUG", "INFO")]
 
             assert len(ran) == len(set(ran)) == 5
@@ -78,7 +76,7 @@ def test_a_finalizer_of_kopfs_is_left_to_whoever_wrote_it(namespace: str, tmp_pa
                 await objects.create(client, objects.OPTIMIZATION_JOBS, manifest)
             kept, deleted = (objects.OPTIMIZATION_JOBS.path(namespace, name) for name in ("kept", "deleted"))
             async with process(settings, KUBECONFIG=str(proxy.kubeconfig(tmp_path / "kubeconfig"))):
-                await fetch(settings.http_port, "/healthz")
+                await says(settings.http_port, "ok", "/readyz")
                 await client.request("DELETE", deleted)
                 await client.request("PATCH", kept, body={"metadata": {"labels": {"a": "b"}}}, headers=MERGE_PATCH)
                 await submit(client, namespace)
@@ -116,8 +114,9 @@ async def bind(client: Client, namespace: str, account: str) -> None:
     asked = {"namespace": namespace, "verb": "list", "group": "batch", "resource": "jobs"}
     review = {"spec": {"user": f"system:serviceaccount:{account}:default", "resourceAttributes": asked}}
     path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-    while not (await client.request("POST", path, body=review))["status"]["allowed"]:
-        await asyncio.sleep(0.05)
+    async with patience(client, namespace):
+        while not (await client.request("POST", path, body=review))["status"]["allowed"]:
+            await asyncio.sleep(0.05)
 
 
 async def kubeconfig_of(client: Client, namespace: str, folder: Path) -> str:
@@ -147,7 +146,7 @@ def test_a_namespace_that_is_lost_and_comes_back_does_not_stop_the_others(
                 await bind(client, each, account=namespace)
             kubeconfig = await kubeconfig_of(client, namespace, tmp_path)
             async with process(settings, KUBECONFIG=kubeconfig) as running:
-                assert await fetch(settings.http_port, "/healthz") == "ok"
+                await says(settings.http_port, "ok", "/readyz")
                 await client.request("DELETE", f"{RBAC}/{other_namespace}/rolebindings/operator")
                 await heard(running, f"{other_namespace} cannot be read")
                 await submit(client, namespace)
@@ -155,21 +154,21 @@ def test_a_namespace_that_is_lost_and_comes_back_does_not_stop_the_others(
                 await submit(client, other_namespace)
                 await bind(client, other_namespace, account=namespace)
                 await published(client, other_namespace)
-                assert running.returncode is None
+                assert running.process.returncode is None
 
     asyncio.run(main())
 
 
-async def heard(running: Process, words: str) -> None:
+async def heard(running: Operator, words: str) -> None:
     """Wait until the operator says this in its log."""
-    assert running.stderr
-    async with asyncio.timeout(120):
-        while words not in (line := (await running.stderr.readline()).decode()):
-            assert line, "it ended before"
+    async with asyncio.timeout(HANG):
+        while words not in running.said():
+            assert running.process.returncode is None, "it ended before"
+            await asyncio.sleep(0.1)
 
 
 @pytest.mark.parametrize(
-    ("variables", "code", "says"),
+    ("variables", "code", "told"),
     [
         ({"TRIMTAB_WORKERS": "none"}, 2, "settings: workers: 'none'"),
         ({"KUBECONFIG": "/nowhere"}, 1, "no way to a cluster, /nowhere"),
@@ -177,13 +176,12 @@ async def heard(running: Process, words: str) -> None:
     ids=["settings", "no cluster"],
 )
 def test_what_keeps_it_from_starting_is_one_line(
-    kubeconfig: str, variables: dict[str, str], code: int, says: str
+    kubeconfig: str, variables: dict[str, str], code: int, told: str
 ) -> None:
     async def main() -> None:
         async with process(Settings(http_port=free_port()), **variables) as running:
-            _, log = await asyncio.wait_for(running.communicate(), 60)
-            assert running.returncode == code
-            assert says in log.decode()
-            assert len(log.splitlines()) == 1
+            assert await running.ended() == code
+            (line,) = running.said().splitlines()
+            assert told in line
 
     asyncio.run(main())

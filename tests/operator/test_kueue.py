@@ -25,6 +25,7 @@ from trimtab.cluster.records import record_of
 from trimtab.decisions import WorkState
 from trimtab.manifests import job_manifest
 from trimtab.settings import Settings
+from waiting import patience
 
 START = "2026-01-01T00:00:00Z"
 HOURS_LATER = "2026-01-01T05:00:00Z"
@@ -95,7 +96,7 @@ def test_what_is_told_of_a_job_that_is_held_back(
 
 
 async def status_where(client: Client, namespace: str, test: Callable[[Object], bool]) -> Object:
-    async with asyncio.timeout(60):
+    async with patience(client, namespace):
         while True:
             found = (await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, "m")).get("status", {})
             if test(found):

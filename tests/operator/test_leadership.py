@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -13,13 +12,17 @@ from typing import NoReturn
 import pytest
 
 from builders import job_dict, make_runtime
-from kubelet import node
-from operators import answer, fetch, process, published, submit
+from kubelet import Kubelet, played
+from operators import Operator, answer, fetch, process, published, says, submit
 from ports import free_port
+from trimtab.api.work import Stage
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
+from trimtab.errors import NotFound
 from trimtab.leadership import LEASE_SECONDS, LOST_EXIT, RENEW_SECONDS, Leadership
+from trimtab.manifests import work_of
 from trimtab.settings import Settings
+from waiting import HANG, patience
 
 pytestmark = pytest.mark.e2e
 
@@ -48,11 +51,11 @@ class Replica:
     async def claims(self) -> bool:
         return await self.leadership._attempt()
 
-    async def renews(self, seconds: float = 0.5) -> None:
-        """A few rounds of `keep`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.leadership.keep()
+    async def keeps(self) -> NoReturn:
+        """Renews for as long as it does."""
+        async with asyncio.timeout(HANG):
+            await self.leadership.keep()
+        raise AssertionError("it never ends")
 
 
 def lost(why: str) -> NoReturn:
@@ -75,6 +78,18 @@ class Replicas:
     async def lease(self) -> Object:
         return await objects.get(self.client, objects.LEASES, self.namespace, "trimtab")
 
+    async def renewed(self) -> None:
+        """Until the lease is written again, whether or not it is there now."""
+        before = await self._version()
+        async with asyncio.timeout(HANG):
+            while await self._version() in ("", before):
+                await asyncio.sleep(0.05)
+
+    async def _version(self) -> str:
+        with contextlib.suppress(NotFound):
+            return str((await self.lease())["metadata"]["resourceVersion"])
+        return ""
+
 
 @contextlib.asynccontextmanager
 async def replicas(namespace: str) -> AsyncIterator[Replicas]:
@@ -89,8 +104,9 @@ async def replicas(namespace: str) -> AsyncIterator[Replicas]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounds follow at once; the clock is the test's."""
+    """Rounds follow at once, and each has the time it takes; the clock is the test's."""
     monkeypatch.setattr("trimtab.leadership.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("trimtab.leadership.CALL_SECONDS", HANG)
 
 
 def test_of_two_who_find_it_free_one_gets_it(namespace: str) -> None:
@@ -124,7 +140,7 @@ def test_it_is_taken_over_when_it_was_not_renewed_for_its_whole_duration(namespa
             spec = (await make.lease())["spec"]
             assert (spec["holderIdentity"], spec["leaseTransitions"]) == ("b", 1)
             with pytest.raises(Lost, match="held by b"):
-                await a.renews()
+                await a.keeps()
 
     asyncio.run(main())
 
@@ -187,8 +203,11 @@ def test_a_leader_keeps_a_lease_that_somebody_meddled_with(
             a = await make("a")
             assert await a.claims()
             await change(make)
-            await a.renews()
+            keeping = asyncio.create_task(a.keeps())
+            await make.renewed()
+            keeping.cancel()
             assert (await make.lease())["spec"]["holderIdentity"] == "a"
+            assert a.leadership.leads
 
     asyncio.run(main())
 
@@ -199,10 +218,11 @@ def test_a_leader_that_cannot_renew_ends_before_the_lease_does(namespace: str) -
             a = await make("a")
             assert await a.claims()
             make.client._api.configuration.host = "https://127.0.0.1:1"  # nobody answers from now on
-            await a.renews()
+            assert not await a.claims()
+            assert a.leadership.leads
             a.clock.now += RENEW_SECONDS
             with pytest.raises(Lost, match="not renewed in time"):
-                await a.renews(30)  # the attempt itself may take four
+                await a.keeps()
 
     asyncio.run(main())
 
@@ -226,9 +246,9 @@ async def leads(settings: Settings) -> bool:
     return "trimtab_leader 1.0" in await fetch(settings.http_port, "/metrics")
 
 
-async def leader(settings: dict[Process, Settings]) -> Process:
+async def leader(settings: dict[Operator, Settings]) -> Operator:
     """The one that leads, as soon as one does."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANG):
         while True:
             found = [running for running, its in settings.items() if await leads(its)]
             if found:
@@ -239,44 +259,54 @@ async def leader(settings: dict[Process, Settings]) -> Process:
 
 def test_operators_at_once_one_stopped_and_continued_one_killed(namespace: str) -> None:
     """Three replicas; the leader sleeps through its lease, the next is killed, the last one ends the job politely."""
+    report, killed = answer(), asyncio.Event()
+
+    async def play(kubelet: Kubelet, job: Object) -> None:
+        """The playoff is still to be ended when the third comes to lead."""
+        task = work_of(job).task
+        if task.stage == Stage.PLAYOFF:
+            await killed.wait()
+        await kubelet.leave(job, report(task))
 
     async def main() -> None:
         async with contextlib.AsyncExitStack() as stack:
             client = await stack.enter_async_context(await Client.connect())
-            replicas: dict[Process, Settings] = {}
+            replicas: dict[Operator, Settings] = {}
             for _ in range(3):
                 settings = Settings(
                     watch_namespaces=[namespace], http_port=free_port(), lease=f"{namespace}/trimtab", log_format="JSON"
                 )
                 replicas[await stack.enter_async_context(process(settings))] = settings
             first = await leader(replicas)
-            assert [await fetch(each.http_port, "/healthz") for each in replicas.values()] == ["ok"] * 3
+            for each in replicas.values():
+                await says(each.http_port, "ok")
             await submit(client, namespace)
-            while not (await client.request("GET", objects.JOBS.path(namespace)))["items"]:
-                await asyncio.sleep(0.1)
+            async with patience(client, namespace):
+                while not (await client.request("GET", objects.JOBS.path(namespace)))["items"]:
+                    await asyncio.sleep(0.1)
 
-            first.send_signal(signal.SIGSTOP)
+            first.process.send_signal(signal.SIGSTOP)
             others = {each: its for each, its in replicas.items() if each is not first}
             second = await leader(others)
-            async with node(client, namespace, answer()) as ran:
-                while len(ran) < 3:
-                    await asyncio.sleep(0.05)
-                first.send_signal(signal.SIGCONT)
-                _, log = await asyncio.wait_for(first.communicate(), 30)
-                assert first.returncode == LOST_EXIT
-                assert "ending at once" in log.decode()
+            async with played(client, namespace, play) as ran:
+                async with patience(client, namespace):
+                    while len(ran) < 3:
+                        await asyncio.sleep(0.05)
+                first.process.send_signal(signal.SIGCONT)
+                assert await first.ended() == LOST_EXIT
+                assert "ending at once" in first.said()
 
-                second.kill()
-                await second.wait()
+                second.process.kill()
+                await second.ended()
+                killed.set()
                 (third,) = {each for each in others if each is not second}
                 job = await published(client, namespace)
                 assert await leads(others[third])
             assert len(ran) == len(set(ran)) == 5
             assert job["status"]["best"]["trial"] == 2
 
-            third.send_signal(signal.SIGTERM)
-            await asyncio.wait_for(third.communicate(), 30)
-            assert third.returncode == 0
+            third.process.send_signal(signal.SIGTERM)
+            assert await third.ended() == 0
             lease = await objects.get(client, objects.LEASES, namespace, "trimtab")
             assert lease["spec"].get("holderIdentity", "") == ""
             assert lease["spec"]["leaseTransitions"] == 2

@@ -13,7 +13,7 @@ import pytest
 
 from faulty import Fault, divert, faulty, kind_of, nothing, through
 from kubelet import cuttable
-from operators import adapt_kopf, fetch, in_a_thread, submit
+from operators import adapt_kopf, fetch, in_a_thread, says, submit
 from ports import free_port
 from trimtab import handlers
 from trimtab.api.names import MANAGED_LABEL
@@ -22,13 +22,6 @@ from trimtab.cluster.client import MERGE_PATCH, Client
 from trimtab.settings import Settings
 
 pytestmark = pytest.mark.e2e
-
-
-async def says(port: int, words: str) -> None:
-    """Wait until the health check answers this."""
-    async with asyncio.timeout(60):
-        while words not in await fetch(port, "/healthz"):
-            await asyncio.sleep(0.1)
 
 
 def test_a_silent_watch_is_renewed_and_one_that_stays_silent_is_noticed(

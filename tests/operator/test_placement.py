@@ -29,6 +29,7 @@ from trimtab.cluster.records import record_of
 from trimtab.decisions import Work
 from trimtab.errors import Forbidden
 from trimtab.manifests import job_manifest
+from waiting import HANG, patience
 
 pytestmark = pytest.mark.e2e
 
@@ -66,7 +67,7 @@ async def nodes(client: Client, test: str, **capacities: Mapping[str, str]) -> A
         status = {"capacity": room, "allocatable": room, "conditions": [ready]}
         await client.request("PATCH", f"/api/v1/nodes/{name}/status", body={"status": status}, headers=MERGE_PATCH)
     try:
-        async with asyncio.timeout(30):  # a new node is tainted until a controller has looked at it
+        async with asyncio.timeout(HANG):  # a new node is tainted until a controller has looked at it
             for name in capacities:
                 while len(await taints(client, name)) > 1:
                     await asyncio.sleep(0.1)
@@ -115,7 +116,7 @@ async def start(client: Client, namespace: str, name: str, stage: Stage, **spec:
 
 async def place(client: Client, job: Object) -> str:
     """The node its pod is bound to, as soon as it is."""
-    async with asyncio.timeout(30):
+    async with patience(client, job["metadata"]["namespace"]):
         while "nodeName" not in (pod := await Kubelet(client).pod_of(job))["spec"]:
             await asyncio.sleep(0.1)
         return str(pod["spec"]["nodeName"])
@@ -123,7 +124,7 @@ async def place(client: Client, job: Object) -> str:
 
 async def waits_for(client: Client, job: Object) -> str:
     """What people are told once the scheduler has found no node for its pod."""
-    async with asyncio.timeout(30):
+    async with patience(client, job["metadata"]["namespace"]):
         while True:
             (seen,) = await Pods(client).observe([record_of(job)], datetime.now(UTC) + PATIENCE)
             if "Unschedulable" in seen.message:

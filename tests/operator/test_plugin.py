@@ -27,6 +27,7 @@ from trimtab.explain import explain
 from trimtab.page import REPORT_FILES
 from trimtab.plugin import STAGES, main
 from trimtab.report import build
+from waiting import HANG
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -137,14 +138,14 @@ class TestInACluster:
         """They are in every object at once, before anybody has a newer plugin."""
         self.create(make_job())
         with newer_crd(newField={"type": "string", "default": "new"}):
-            wait_for("the new default", lambda: "newField" in self.get("--output=json"), 60)
+            wait_for("the new default", lambda: "newField" in self.get("--output=json"), HANG)
             assert self.kubectl("trimtab", "explain", "m")[0] == 0
 
     def test_a_job_that_only_a_newer_version_reads_is_suspended_all_the_same(self) -> None:
         spec = make_job().spec.wire() | {"ttlSecondsAfterFinished": "an hour"}
         manifest = json.dumps(job_dict() | {"spec": spec, "metadata": {"name": "m"}})
         with newer_crd(ttlSecondsAfterFinished={"type": "string"}):
-            wait_for("the new form", lambda: self.kubectl("create", "-f", "-", stdin=manifest)[0] == 0, 60)
+            wait_for("the new form", lambda: self.kubectl("create", "-f", "-", stdin=manifest)[0] == 0, HANG)
             code, _, errors = self.kubectl("trimtab", "explain", "m")
             assert (code, errors.startswith("m: spec.ttlSecondsAfterFinished: ")) == (2, True)
             for verb, suspended in (("suspend", True), ("resume", False)):

@@ -17,7 +17,7 @@ import pytest
 
 from builders import broken
 from kubelet import Kubelet, container_status, node, played
-from stories import listed, new_namespace, ours, stage_of, use_up
+from stories import LIFETIME, listed, new_namespace, ours, stage_of, use_up
 from trimtab.api.job import OptimizationJob
 from trimtab.api.status import OptimizationJobStatus, TrialState
 from trimtab.api.work import ErrorKind
@@ -26,6 +26,7 @@ from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.decisions import Work
 from trimtab.errors import NotFound
 from trimtab.manifests import controller_of, work_of
+from waiting import patience
 
 from .test_cluster import add_node, bind
 from .test_controller import Simulated, add_runtime, job_where, message, operator, submit
@@ -168,7 +169,7 @@ async def lived(client: Client, case: Case, befallen: Callable[[Work], bool], la
 
 async def told_all(client: Client, namespace: str) -> list[str]:
     """The reasons of our events, once the last has been told."""
-    async with asyncio.timeout(240):
+    async with patience(client, namespace, LIFETIME):
         while True:
             found = [e["reason"] for e in await listed(client, objects.EVENTS, namespace) if ours(e)]
             if {"Complete", "Failed"} & {*found}:

@@ -15,7 +15,7 @@ import random
 import signal
 import sys
 import tempfile
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 import mortal
+from operators import show
 from process_node import SOURCES
 from stories import JOB, MONITOR, Life, Story, live
 from trimtab.cluster.client import Client
@@ -78,13 +79,19 @@ class Mortal:
             finally:
                 tending.cancel()
                 with contextlib.suppress(ProcessLookupError):
-                    self._running.kill()
+                    self._running.terminate()  # politely: a turn that has written its status still tells of it
                 await self._running.wait()
+                show(self._said)
+
+    @property
+    def _said(self) -> Path:
+        return self.log.with_suffix(".said")
 
     async def _start(self, code: str, *words: str) -> None:
         environment = os.environ | self._settings.environment() | {"PYTHONPATH": code}
         command = [sys.executable, mortal.__file__, *words]
-        self._running = await asyncio.create_subprocess_exec(*command, env=environment, stderr=DEVNULL)
+        with self._said.open("ab") as said:
+            self._running = await asyncio.create_subprocess_exec(*command, env=environment, stderr=said)
 
     async def _tend(self) -> None:
         assert await self._running.wait() == -signal.SIGKILL, "it ended by itself"

@@ -27,6 +27,7 @@ from trimtab.metrics import Metrics
 from trimtab.queue import WorkQueue
 from trimtab.server import BODY_LIMIT, LONGEST_LAG, Health, Server
 from trimtab.world import Key, Kind, World
+from waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -379,7 +380,7 @@ def test_a_job_that_may_not_be_created_is_named_and_waited_for(namespace: str, t
             told = (await it.client.request("GET", objects.EVENTS.path(namespace)))["items"]
             assert [event["reason"] for event in told if event["regarding"]["name"] == "digits"] == ["Suppressed"]
             await it.client.request("DELETE", f"{quotas}/q")
-            async with asyncio.timeout(60):
+            async with patience(it.client, namespace):
                 while not await it.jobs():
                     with contextlib.suppress(Waits):
                         await it.turn()

@@ -25,6 +25,7 @@ from trimtab.decisions import ObservedWork, WorkState
 from trimtab.errors import Forbidden
 from trimtab.manifests import job_manifest, work_of
 from trimtab.metrics import Metrics
+from waiting import HANG, patience
 
 from .test_controller import Simulated, add_runtime, job_where, message, operator, submit, told_of
 
@@ -54,7 +55,7 @@ class Lab:
         now = self.record.running_since + minutes * LONG
         await pods.observe([self.record], now)
         assert pods._tails
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG):
             while pods._tails._reading:
                 await asyncio.sleep(0.01)
         (seen,) = await pods.observe([self.record], now)
@@ -73,7 +74,7 @@ def run(namespace: str, scenario: Scenario) -> None:
             job, kubelet = await objects.create(client, objects.JOBS, manifest), Kubelet(client)
             pod = await kubelet.run(job, logs.node)
             record = record_of(job)
-            async with asyncio.timeout(60):
+            async with patience(client, namespace):
                 while record.running_since is None:
                     await asyncio.sleep(0.05)
                     record = record_of(await objects.get(client, objects.JOBS, namespace, record.name))

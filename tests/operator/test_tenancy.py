@@ -41,6 +41,7 @@ from trimtab.metrics import Metrics
 from trimtab.monitoring import reconcile_monitor, record
 from trimtab.settings import Settings
 from trimtab.world import RESOURCES, Kind, Works
+from waiting import patience
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SPLITS = job_dict()["spec"]["data"]
@@ -400,7 +401,7 @@ def test_a_failed_job_that_loses_its_deadline_stops_nobody(namespace: str, other
             late = changed(late, {"metadata.name": "late", "spec.activeDeadlineSeconds": 1})
             path = objects.JOBS.path(namespace, "late")
             await objects.create(client, objects.JOBS, late)
-            async with asyncio.timeout(60):
+            async with patience(client, namespace):
                 while not any(c["reason"] == "DeadlineExceeded" for c in await conditions(client, path)):
                     await asyncio.sleep(0.1)
             body = {"spec": {"activeDeadlineSeconds": None}}
@@ -408,9 +409,9 @@ def test_a_failed_job_that_loses_its_deadline_stops_nobody(namespace: str, other
             await create_runtime(client, other_namespace)
             await submit(client, other_namespace)
             settings = Settings(http_port=free_port(), watch_namespaces=[namespace, other_namespace])
-            async with process(settings) as operator, asyncio.timeout(60):
+            async with process(settings) as operator, patience(client, other_namespace):
                 while not (await client.request("GET", objects.JOBS.path(other_namespace)))["items"]:
-                    assert operator.returncode is None
+                    assert operator.process.returncode is None
                     await asyncio.sleep(0.1)
 
     asyncio.run(main())

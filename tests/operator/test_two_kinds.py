@@ -33,6 +33,7 @@ from trimtab.cluster.client import Client, Object
 from trimtab.manifests import job_manifest
 from trimtab.monitoring import reconcile_monitor, record
 from trimtab.settings import Settings
+from waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -72,10 +73,10 @@ def _their_crd(kubeconfig: str) -> Iterator[None]:
     made = apiserver.kubectl("apply", "-f", "-", stdin=json.dumps(CRD))
     assert made.returncode == 0, made.stderr
     name = f"crd/{CRD['metadata']['name']}"  # type: ignore[index]
-    established = apiserver.kubectl("wait", "--for=condition=Established", "--timeout=60s", name)
+    established = apiserver.kubectl("wait", "--for=condition=Established", "--timeout=300s", name)
     assert established.returncode == 0, established.stderr
     yield
-    gone = apiserver.kubectl("delete", "--timeout=60s", name)
+    gone = apiserver.kubectl("delete", "--timeout=300s", name)
     assert gone.returncode == 0, gone.stderr
 
 
@@ -127,7 +128,7 @@ def test_ours_is_served_and_theirs_is_left_alone_with_its_jobs(namespace: str) -
             await objects.create(client, objects.JOBS, in_disguise(ours, made))
             async with node(client, namespace, answer()) as ran, watched(namespace):
                 done = await published(client, namespace)
-                async with asyncio.timeout(60):
+                async with patience(client, namespace):
                     while set(await jobs_of(client, namespace)) != {THEIR_JOB}:
                         await asyncio.sleep(0.1)
             assert done["status"]["best"]["trial"] == 2
@@ -156,7 +157,7 @@ def test_a_monitor_starts_ours_though_theirs_has_the_name(namespace: str) -> Non
             owner = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "ModelMonitor", "controller": True}
             owner |= {"name": "magika", "uid": monitor.metadata.uid}
             made = await objects.create(client, THEIRS, theirs(namespace, name, labels=labels, ownerReferences=[owner]))
-            async with watched(namespace), asyncio.timeout(60):
+            async with watched(namespace), patience(client, namespace):
                 while "lastJob" not in (await monitor_status(client, namespace)):
                     await asyncio.sleep(0.1)
             ours = await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, name)

@@ -104,8 +104,8 @@ def test_another_version_takes_over(change: Change, versions: dict[str, Version]
                     settings = operator(namespace)
                     async with process(settings, PYTHONPATH=second.code):
                         await fetch(settings.http_port, "/healthz")
-                        leader.terminate()
-                        assert await leader.wait() == 0
+                        leader.process.terminate()
+                        assert await leader.ended() == 0
                         await use_image(client, namespace, second.image)
                         node.send(change.during, signal.SIGCONT)
                         await check(client, await complete(client, namespace), node, tmp_path)
