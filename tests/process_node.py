@@ -26,7 +26,7 @@ from trimtab.api.work import MESSAGE_VARIABLE, VOLUMES_VARIABLE
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.cluster.watch import Seen, watch
-from trimtab.errors import NotFound
+from trimtab.errors import NotFound, Temporary
 
 WARNING = "PROCESSES, NO CONTAINERS: pods ran as this user, without image, isolation or limits"
 NODE = "processes"
@@ -95,18 +95,26 @@ class ProcessNode:
             with contextlib.suppress(NotFound):
                 await self.client.request("DELETE", path)
 
-    def send(self, job: str, number: signal.Signals) -> bool:
-        """Send it to the pods of a Job, named by its end; whether one runs."""
-        of_job = [process for uid, process in self._processes.items() if self._jobs[uid].endswith(job)]
-        running = [process for process in of_job if process.returncode is None]
-        for process in running:
-            process.send_signal(number)
-        return bool(running)
+    async def held(self) -> None:
+        """Until a pod that is to be held has stopped itself. One that is told to go on before stops all the same."""
+        while not any(_is_stopped(process.pid) for process in self._held()):
+            await asyncio.sleep(0.05)
+
+    def release(self) -> None:
+        """Hold no other, and let those go on that have stopped."""
+        for process in self._held():
+            process.send_signal(signal.SIGCONT)
+        self.hold = None
+
+    def _held(self) -> list[Process]:
+        of_job = [process for uid, process in self._processes.items() if self._is_to_stop(uid)]
+        return [process for process in of_job if process.returncode is None]
 
     async def beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT)
-            await self._beat("PATCH")
+            with contextlib.suppress(Temporary):  # as a kubelet, it tries again
+                await self._beat("PATCH")
 
     async def _beat(self, verb: str) -> None:
         lease = {"holderIdentity": NODE, "leaseDurationSeconds": 40, "renewTime": f"{_now()[:-1]}.000000Z"}
@@ -143,8 +151,8 @@ class ProcessNode:
             process.terminate()
             process.send_signal(signal.SIGCONT)  # what is stopped hears nothing else
 
-    def _holds(self, pod: Object) -> bool:
-        return self.hold is not None and self._jobs[pod["metadata"]["uid"]].endswith(self.hold)
+    def _is_to_stop(self, uid: str) -> bool:
+        return self.hold is not None and self._jobs[uid].endswith(self.hold)
 
     async def _run(self, pod: Object) -> None:
         home = self.folder / pod["metadata"]["uid"]
@@ -154,7 +162,7 @@ class ProcessNode:
         message.touch()
         variables = os.environ | _variables(container) | await self._instead(pod, container, home)
         with log.open("wb") as stream:
-            stopped = STOPPED if self._holds(pod) else ()
+            stopped = STOPPED if self._is_to_stop(pod["metadata"]["uid"]) else ()
             program = [*stopped, sys.executable, *container["command"][1:]]
             process = await asyncio.create_subprocess_exec(
                 *program, env=variables, cwd=home, stdout=stream, stderr=stream
@@ -213,6 +221,12 @@ def _expanded(text: str, known: Mapping[str, str]) -> str:
         return "$" if found[0] == "$$" else known.get(found[1], found[0])
 
     return re.sub(r"\$\$|\$\(([^)]*)\)", one, text)
+
+
+def _is_stopped(pid: int) -> bool:
+    with contextlib.suppress(OSError):  # it is gone
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
 
 
 def _path(pod: Object) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from trimtab.api.status import OptimizationJobStatus
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.settings import Settings
+from waiting import patience, there
 
 pytestmark = pytest.mark.e2e
 
@@ -47,12 +47,6 @@ async def suspend(client: Client, namespace: str, suspended: bool) -> None:
     await client.request("PATCH", path, body={"spec": {"suspend": suspended}}, headers=MERGE_PATCH)
 
 
-async def until(test: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not test():
-            await asyncio.sleep(0.1)
-
-
 def test_slice_a_in_processes(namespace: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         sys.stdout.write(f"\n{WARNING}\n")
@@ -67,18 +61,18 @@ def test_slice_a_in_processes(namespace: str, digits: Path, tmp_path: Path, caps
             node.hold = "inspect-0"
             await submit(client, namespace, digits, tmp_path)
             # What is deleted while it runs is told, ends, and is begun anew.
-            await until(lambda: bool(node.ran))
-            await suspend(client, namespace, True)
-            async with asyncio.timeout(SECONDS):
+            async with patience(client, namespace):
+                await node.held()
+                await suspend(client, namespace, True)
                 while await pods_of(client, namespace):
                     await asyncio.sleep(0.1)
-            node.hold = None
+            node.release()
             await suspend(client, namespace, False)
             what = "optimizationjobs.trimtab.dev/digits"
             wait = ("wait", "--for=condition=Complete", f"--timeout={SECONDS}s", "--namespace", namespace, what)
             waited = await asyncio.to_thread(apiserver.kubectl, *wait)
+            assert waited.returncode == 0, await there(client, namespace)
             done = await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, "digits")
-            assert waited.returncode == 0, yaml.safe_dump(done.get("status"))
             assert {pod["spec"]["nodeName"] for pod in await pods_of(client, namespace)} == {NODE}
             stages = sorted(pod["metadata"]["labels"]["trimtab.dev/stage"] for pod in await pods_of(client, namespace))
             assert stages == ["Inspect", "Playoff", "Publish", "Trial", "Trial"]

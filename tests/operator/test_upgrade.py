@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
 from trimtab.settings import Settings
 from versions import Version, present, previous
+from waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -99,15 +99,16 @@ def test_another_version_takes_over(change: Change, versions: dict[str, Version]
                 async with process(operator(namespace), PYTHONPATH=first.code) as leader:
                     node.hold = change.during
                     await submit(client, namespace, digits, tmp_path, first.image)
-                    await started(node, change.during)
+                    async with patience(client, namespace, SECONDS):
+                        await node.held()
                     await asyncio.to_thread(versions[change.crds].install_crds)  # the node has to beat meanwhile
+                    await use_image(client, namespace, second.image)  # before the second lists what there is
                     settings = operator(namespace)
                     async with process(settings, PYTHONPATH=second.code):
                         await fetch(settings.http_port, "/healthz")
                         leader.process.terminate()
                         assert await leader.ended() == 0
-                        await use_image(client, namespace, second.image)
-                        node.send(change.during, signal.SIGCONT)
+                        node.release()
                         await check(client, await complete(client, namespace), node, tmp_path)
                 before = WORKS.index(change.during) + 1
                 images = [first.image] * before + [second.image] * (len(WORKS) - before)
@@ -160,13 +161,6 @@ async def submit(client: Client, namespace: str, digits: Path, folder: Path, ima
     await objects.create(client, objects.OPTIMIZATION_JOBS, job)
 
 
-async def started(node: ProcessNode, job: str) -> None:
-    """Until the Job's pod has a process, which is stopped."""
-    async with asyncio.timeout(SECONDS):
-        while not node.send(job, signal.SIGSTOP):
-            await asyncio.sleep(0.05)
-
-
 async def use_image(client: Client, namespace: str, image: str) -> None:
     path = objects.OPTIMIZATION_RUNTIMES.path(namespace, "default")
     await client.request("PATCH", path, body={"spec": {"image": image}}, headers=MERGE_PATCH)
@@ -174,15 +168,10 @@ async def use_image(client: Client, namespace: str, image: str) -> None:
 
 async def complete(client: Client, namespace: str) -> Object:
     """The job, once it has ended."""
-    try:
-        async with asyncio.timeout(SECONDS):
-            while True:
-                job = await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, JOB)
-                if ended(job):
-                    return job
-                await asyncio.sleep(0.2)
-    except TimeoutError:
-        raise AssertionError(yaml.safe_dump(job.get("status"))) from None
+    async with patience(client, namespace, SECONDS):
+        while not ended(job := await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, JOB)):
+            await asyncio.sleep(0.2)
+        return job
 
 
 async def check(client: Client, job: Object, node: ProcessNode, folder: Path) -> None:
@@ -201,7 +190,7 @@ async def check(client: Client, job: Object, node: ProcessNode, folder: Path) ->
 
 async def told(client: Client, namespace: str) -> Counter[str]:
     """The reasons of all events, once there is the last, which follows the status that it is about."""
-    async with asyncio.timeout(SECONDS):
+    async with patience(client, namespace):
         while True:
             reasons = Counter(e["reason"] for e in await listed(client, objects.EVENTS, namespace) if ours(e))
             if reasons["Complete"]:
