@@ -27,7 +27,7 @@ from ports import free_port
 from trimtab.api.work import ErrorKind, Report, Stage, Task
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
-from trimtab.errors import Temporary
+from trimtab.errors import Forbidden, Temporary
 from trimtab.settings import Settings
 from waiting import patience
 
@@ -106,9 +106,9 @@ async def _is_over(client: Client, story: Story, namespace: str) -> bool:
 async def new_namespace(client: Client) -> str:
     made = await client.request("POST", "/api/v1/namespaces", body={"metadata": {"generateName": "test-"}})
     name = str(made["metadata"]["name"])
-    # Pods need it, and it appears a moment later.
-    while not (await client.request("GET", f"/api/v1/namespaces/{name}/serviceaccounts"))["items"]:
-        await asyncio.sleep(0.05)
+    async with patience(client, name):  # pods need its account, which appears a moment later
+        while not (await client.request("GET", f"/api/v1/namespaces/{name}/serviceaccounts"))["items"]:
+            await asyncio.sleep(0.05)
     return name
 
 
@@ -179,14 +179,42 @@ async def _acknowledged(port: int, alert: Object) -> None:
             await asyncio.sleep(0.2)
 
 
+POD = {"restartPolicy": "Never", "containers": [{"name": "x", "image": "x"}]}
+QUOTAS: dict[str, tuple[objects.Resource, Object]] = {
+    "pods": (objects.PODS, {"spec": POD}),
+    "count/jobs.batch": (objects.JOBS, {"spec": {"template": {"spec": POD}}}),
+    "count/optimizationjobs.trimtab.dev": (objects.OPTIMIZATION_JOBS, job_dict()),
+}
+"""What a quota may be of, and one of these."""
+
+
 async def use_up(client: Client, namespace: str, what: str = "count/jobs.batch") -> str:
-    """A quota of none at all; its path."""
+    """A quota of none at all, which is kept from now on; its path."""
     quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
     used_up = {"hard": {what: "0"}}
     await client.request("POST", quotas, body={"metadata": {"name": "q"}, "spec": used_up})
+    # What its controller counts, which takes minutes to hear of a new kind.
     status = used_up | {"used": {what: "0"}}
     await client.request("PATCH", f"{quotas}/q/status", body={"status": status}, headers=MERGE_PATCH)
+    kind, body = QUOTAS[what]
+    await refused(client, kind, body | {"metadata": {"name": "x", "namespace": namespace}}, "exceeded quota")
     return f"{quotas}/q"
+
+
+async def refused(client: Client, kind: objects.Resource, body: Object, words: str) -> None:
+    """Until the API server would not take this object: its admission hears of what it keeps a moment later."""
+    namespace = body["metadata"]["namespace"]
+    async with patience(client, namespace):
+        while words not in await _refusal(client, kind.path(namespace), body):
+            await asyncio.sleep(0.05)
+
+
+async def _refusal(client: Client, path: str, body: Object) -> str:
+    try:
+        await client.request("POST", path, [("dryRun", "All")], body)
+    except Forbidden as error:
+        return str(error)
+    return ""
 
 
 async def listed(client: Client, resource: objects.Resource, namespace: str) -> list[Object]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from trimtab.cluster.client import Client
+from waiting import patience
 
 
 @pytest.fixture(scope="session")
@@ -44,10 +45,10 @@ def new_namespace() -> str:
     async def make() -> None:
         async with await Client.connect() as client:
             await client.request("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
-            # Pods need it, and it appears a moment later.
             path = f"/api/v1/namespaces/{name}/serviceaccounts"
-            while not (await client.request("GET", path))["items"]:
-                await asyncio.sleep(0.05)
+            async with patience(client, name):  # pods need its account, which appears a moment later
+                while not (await client.request("GET", path))["items"]:
+                    await asyncio.sleep(0.05)
 
     asyncio.run(make())
     return name

@@ -13,10 +13,23 @@ from kubelet import node
 from stories import ended, listed, new_namespace
 from trimtab.api.job import OptimizationJob
 from trimtab.cluster import objects
-from trimtab.cluster.client import MERGE_PATCH, Client, Object
+from trimtab.cluster.client import Client
 from waiting import patience
 
-from .test_controller import Simulated, add_runtime, jobs_of, message, operator, submit
+from .test_controller import (
+    Life,
+    Simulated,
+    add_runtime,
+    at_rest,
+    edit,
+    job_where,
+    jobs_of,
+    message,
+    operator,
+    shorten,
+    submit,
+    taken_away,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -37,10 +50,10 @@ def run(scenario: Scenario) -> None:
 
 
 @contextlib.asynccontextmanager
-async def given(client: Client, namespace: str, ttl: int, skew: timedelta) -> AsyncIterator[None]:
-    async with operator(namespace, skew):
+async def given(client: Client, namespace: str, ttl: int, skew: timedelta) -> AsyncIterator[Life]:
+    async with operator(namespace, skew) as life:
         await add_runtime(client, namespace, ttlSecondsAfterFinished=ttl)
-        yield
+        yield life
 
 
 async def the_end(client: Client, namespace: str) -> OptimizationJob:
@@ -52,22 +65,15 @@ async def the_end(client: Client, namespace: str) -> OptimizationJob:
             await asyncio.sleep(0.1)
 
 
-async def taken_away(client: Client, namespace: str) -> None:
-    async with patience(client, namespace):
-        while await jobs_of(client, namespace):
-            await asyncio.sleep(0.1)
-
-
 def test_a_life_ends_as_ever_and_its_jobs_are_kept_as_long_as_they_should(kubeconfig: str) -> None:
     async def scenario(client: Client, namespace: str, skew: timedelta) -> None:
-        async with node(client, namespace, Simulated()) as ran, given(client, namespace, 1800, skew):
+        async with node(client, namespace, Simulated()) as ran, given(client, namespace, 1800, skew) as life:
             await submit(client, namespace)
             job = await the_end(client, namespace)
             assert (job.status.state, job.status.best and job.status.best.trial) == ("Published", 2)
-            await asyncio.sleep(1)  # if they were to go at once, they would go now
+            await at_rest(life)  # if they were to go at once, they would have gone
             assert sorted(ran) == sorted(await jobs_of(client, namespace))
-            runtime = {"spec": {"ttlSecondsAfterFinished": 1}}
-            await _edit(client, objects.OPTIMIZATION_RUNTIMES.path(namespace, "default"), runtime)
+            await shorten(client, namespace, ttlSecondsAfterFinished=1)
             await taken_away(client, namespace)
             assert len(ran) == 5
 
@@ -78,23 +84,15 @@ def test_a_deadline_passes_when_it_should(kubeconfig: str) -> None:
     """One of half an hour does not pass though the clocks differ by more, one of seconds does."""
 
     async def scenario(client: Client, namespace: str, skew: timedelta) -> None:
-        async with given(client, namespace, 1800, skew):
+        async with given(client, namespace, 1800, skew) as life:
             await submit(client, namespace, budget={"deadline": "30m"})
-            async with patience(client, namespace):
-                while not await jobs_of(client, namespace):
-                    await asyncio.sleep(0.1)
-            await asyncio.sleep(1)
+            await job_where(client, namespace, Complete="Inspecting")
+            await at_rest(life)
             (job,) = await listed(client, objects.OPTIMIZATION_JOBS, namespace)
             assert not ended(job)
-            await _edit(
-                client, objects.OPTIMIZATION_JOBS.path(namespace, "m"), {"spec": {"budget": {"deadline": "3s"}}}
-            )
+            await edit(client, namespace, budget={"deadline": "3s"})
             ends = await the_end(client, namespace)
             assert message(ends.status, "Failed") == "spec.budget.deadline: 3s have passed"
             await taken_away(client, namespace)
 
     run(scenario)
-
-
-async def _edit(client: Client, path: str, body: Object) -> None:
-    await client.request("PATCH", path, body=body, headers=MERGE_PATCH)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from builders import broken, job_dict, make_runtime
+from faulty import Fault, faulty
 from kubelet import Kubelet, container_status, cuttable, ended
-from stories import use_up
+from stories import refused, use_up
 from trimtab import plan
 from trimtab.api.job import OptimizationJob
 from trimtab.api.names import EventReason, Reason
@@ -19,7 +21,7 @@ from trimtab.api.status import Inspection
 from trimtab.api.work import ErrorKind, Report, Stage
 from trimtab.cluster import client as client_module
 from trimtab.cluster import objects
-from trimtab.cluster.client import MERGE_PATCH, Client, Object
+from trimtab.cluster.client import MERGE_PATCH, Call, Client, Object
 from trimtab.cluster.endings import PATIENCE
 from trimtab.cluster.pods import INTERVAL, LONG, TERMINATION, Pods, unreadable
 from trimtab.cluster.records import JobRecord, record_of
@@ -32,7 +34,10 @@ from waiting import HANG, patience
 pytestmark = pytest.mark.e2e
 
 
-def run(scenario: Callable[[Client], Awaitable[None]]) -> None:
+Scenario = Callable[[Client], Awaitable[None]]
+
+
+def run(scenario: Scenario) -> None:
     async def main() -> None:
         async with await Client.connect() as client:
             await scenario(client)
@@ -72,19 +77,20 @@ def test_creating_twice_is_creating_once(namespace: str) -> None:
     run(scenario)
 
 
-def test_a_create_whose_answer_was_lost_has_succeeded(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "REQUEST_SECONDS", 1.0)
+def test_a_create_whose_answer_was_lost_has_succeeded(namespace: str) -> None:
+    calls: list[tuple[str, str, int]] = []
+    losses = [Fault(0, done=True)]
 
-    async def scenario(_: Client) -> None:
-        async with cuttable() as (client, proxy, calls):
-            manifest = inspect_manifest(await submit(client, namespace))
-            calls.clear()
-            proxy.silent = True
-            asyncio.get_running_loop().call_later(0.8, setattr, proxy, "silent", False)
+    def lose_one(call: Call) -> Fault | None:
+        return losses.pop() if call.verb == "POST" and losses else None
+
+    async def scenario(direct: Client) -> None:
+        manifest = inspect_manifest(await submit(direct, namespace))
+        async with faulty(lose_one) as proxy, await Client.connect(lambda *call: calls.append(call)) as client:
+            client._api.configuration.host = proxy.url
             stored = await objects.create(client, objects.JOBS, manifest)
         assert stored["metadata"]["uid"]
-        assert calls[0] == ("POST", "jobs", 0)
-        assert calls[-2:] == [("POST", "jobs", 409), ("GET", "jobs", 200)]
+        assert calls == [("POST", "jobs", 0), ("POST", "jobs", 409), ("GET", "jobs", 200)]
 
     run(scenario)
 
@@ -231,10 +237,12 @@ def test_a_watch_that_has_gone_silent_is_noticed(namespace: str) -> None:
             changes = watch(client, objects.OPTIMIZATION_JOBS.path(namespace), silence=0.5)
             await next_of(changes, Listed)
             waiting = asyncio.create_task(next_of(changes, Seen))
-            await asyncio.sleep(0.2)
             proxy.silent = True
             await submit(direct, namespace, "a")
-            await asyncio.sleep(1.0)
+            async with asyncio.timeout(HANG):
+                before = proxy.connections
+                while proxy.connections < before + 2:  # it has been noticed, twice
+                    await asyncio.sleep(0.05)
             assert not waiting.done()
             proxy.silent = False
             assert (await waiting).object["metadata"]["name"] == "a"
@@ -353,7 +361,7 @@ async def held_for_a_minute(kubelet: Kubelet, job: Object) -> None:
         ({"memory": "64Mi"}, held_for_a_minute, 0, 0),
         ({"nvidia.com/gpu": "2", "memory": "64Mi"}, held_for_a_minute, 120, 120),
         ({"nvidia.com/mig-1g.5gb": "1"}, held_for_a_minute, 60, 60),
-        ({"nvidia.com/gpu": "1"}, outlives_its_deadline, 2, 30),
+        ({"nvidia.com/gpu": "1"}, outlives_its_deadline, 2, HANG),
     ],
     ids=["none", "two", "a slice of one", "its pod is gone: as long as the Job was active"],
 )
@@ -429,8 +437,9 @@ NO_CONFIG = {"waiting": {"reason": "CreateContainerConfigError", "message": 'con
 
 
 async def looked_at_by_the_scheduler(kubelet: Kubelet, job: Object) -> None:
-    while not any(c["type"] == "PodScheduled" for c in (await kubelet.pod_of(job))["status"].get("conditions", [])):
-        await asyncio.sleep(0.05)
+    async with patience(kubelet.client, job["metadata"]["namespace"]):
+        while not any(c["type"] == "PodScheduled" for c in (await kubelet.pod_of(job))["status"].get("conditions", [])):
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -509,8 +518,11 @@ def test_why_a_job_gets_no_pod(
         async with cuttable() as (client, _proxy, calls):
             await obstacle(client, namespace)
             manifest = inspect_manifest(await submit(client, namespace), resources=resources)
+            spec = manifest["spec"]["template"]["spec"]
             if obstacle == no_privilege:
-                manifest["spec"]["template"]["spec"]["containers"][0]["securityContext"] = {"privileged": True}
+                spec["containers"][0]["securityContext"] = {"privileged": True}
+            pod = {"metadata": {"name": "x", "namespace": namespace}, "spec": spec}
+            await refused(client, objects.PODS, pod, words.partition(",")[0])
             job = await objects.create(client, objects.JOBS, manifest)
             await told(client, job, "FailedCreate")
             record, pods = record_of(job), Pods(client)
@@ -572,17 +584,25 @@ def test_without_the_right_to_read_events_a_job_without_a_pod_is_told_of(namespa
 async def told(client: Client, job: Object, reason: str) -> None:
     """Until the Job's controller has recorded such an event."""
     query = [("fieldSelector", f"regarding.uid={job['metadata']['uid']},reason={reason}")]
-    while not (await client.request("GET", objects.EVENTS.path(job["metadata"]["namespace"]), query))["items"]:
-        await asyncio.sleep(0.05)
+    namespace = job["metadata"]["namespace"]
+    async with patience(client, namespace):
+        while not (await client.request("GET", objects.EVENTS.path(namespace), query))["items"]:
+            await asyncio.sleep(0.05)
+
+
+async def expire(client: Client, job: Object, seconds: int) -> None:
+    """Give the Job a deadline, now that a test has done before it what it had to."""
+    path = objects.JOBS.path(job["metadata"]["namespace"], job["metadata"]["name"])
+    await client.request("PATCH", path, body={"spec": {"activeDeadlineSeconds": seconds}}, headers=MERGE_PATCH)
 
 
 def test_a_pod_that_waited_until_the_deadline_is_told_so(namespace: str) -> None:
     async def scenario(client: Client) -> None:
-        manifest = inspect_manifest(await submit(client, namespace), activeDeadline="5s")
-        job = await objects.create(client, objects.JOBS, manifest)
+        job = await objects.create(client, objects.JOBS, inspect_manifest(await submit(client, namespace)))
         pods, name = Pods(client), job["metadata"]["name"]
         await looked_at_by_the_scheduler(Kubelet(client), job)
         await pods.observe([record_of(job)], datetime.now(UTC) + PATIENCE)
+        await expire(client, job, 5)
         await ended(client, job)
         last = record_of(await objects.get(client, objects.JOBS, namespace, name))
         seen = (await pods.observe([last], datetime.now(UTC)))[0]
@@ -592,9 +612,22 @@ def test_a_pod_that_waited_until_the_deadline_is_told_so(namespace: str) -> None
     run(scenario)
 
 
-async def add_node(client: Client, name: str) -> None:
-    """A machine that never answers: there is no kubelet."""
+@contextlib.asynccontextmanager
+async def silent_node(client: Client, name: str) -> AsyncIterator[None]:
+    """A machine that never answers: there is no kubelet. It goes, for a scheduler tells of all nodes there are."""
     await client.request("POST", "/api/v1/nodes", body={"metadata": {"name": name}})
+    try:
+        yield
+    finally:
+        await client.request("DELETE", f"/api/v1/nodes/{name}")
+
+
+def beside_a_silent_node(name: str, scenario: Scenario) -> Scenario:
+    async def beside(client: Client) -> None:
+        async with silent_node(client, name):
+            await scenario(client)
+
+    return beside
 
 
 async def bind(client: Client, pod: Object, node: str) -> None:
@@ -619,8 +652,7 @@ def test_a_pod_on_a_lost_node_is_told_of_and_given_up(namespace: str) -> None:
     """Its Job fails at the deadline, and waits for ever for the pod to end. We do not."""
 
     async def scenario(client: Client) -> None:
-        await add_node(client, namespace)
-        manifest = inspect_manifest(await submit(client, namespace), schedulerName="nobody", activeDeadline="6s")
+        manifest = inspect_manifest(await submit(client, namespace), schedulerName="nobody")
         job = await objects.create(client, objects.JOBS, manifest)
         kubelet, pods, now = Kubelet(client), Pods(client), datetime.now(UTC)
         await bind(client, await kubelet.pod_of(job), namespace)
@@ -635,9 +667,10 @@ def test_a_pod_on_a_lost_node_is_told_of_and_given_up(namespace: str) -> None:
         (seen,) = await pods.observe([waiting], now := now + PATIENCE)
         assert seen.message == f"node {namespace} does not answer; if it is gone for good, delete its Node object"
 
+        await expire(client, job, 6)
         late = await changed(client, job, lambda record: record.reason != "")
         assert late.state == WorkState.ACTIVE
-        (seen,) = await pods.observe([late], now := now + INTERVAL)
+        (seen,) = await pods.observe([late], now := datetime.now(UTC) + PATIENCE + INTERVAL)
         assert seen.state == WorkState.ACTIVE
         assert seen.message.startswith(f"node {namespace} has not confirmed that the pod was deleted; if it is gone")
         (seen,) = await pods.observe([late], now + TERMINATION)
@@ -645,12 +678,11 @@ def test_a_pod_on_a_lost_node_is_told_of_and_given_up(namespace: str) -> None:
         assert seen.message.startswith("DeadlineExceeded: it took longer than the runtime's activeDeadline, 6s")
         assert f"its pod was waiting: node {namespace} has not confirmed" in seen.message
 
-    run(scenario)
+    run(beside_a_silent_node(namespace, scenario))
 
 
 def test_a_pod_that_runs_for_long_says_since_when(namespace: str) -> None:
     async def scenario(client: Client) -> None:
-        await add_node(client, namespace)
         manifest = inspect_manifest(await submit(client, namespace), schedulerName="nobody")
         job = await objects.create(client, objects.JOBS, manifest)
         kubelet, pods, now = Kubelet(client), Pods(client), datetime.now(UTC)
@@ -666,7 +698,7 @@ def test_a_pod_that_runs_for_long_says_since_when(namespace: str) -> None:
         assert (seen.state, seen.message, seen.since) == (WorkState.ACTIVE, "", began)
         assert pods.next_look([record], now + LONG) is None
 
-    run(scenario)
+    run(beside_a_silent_node(namespace, scenario))
 
 
 def test_a_job_whose_task_cannot_be_read_is_named(namespace: str) -> None:

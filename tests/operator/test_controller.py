@@ -16,7 +16,7 @@ import pytest
 from pydantic_core import to_json
 
 from builders import job_dict, make_runtime, report_for, scopes
-from kubelet import Kubelet, container_status, node
+from kubelet import Kubelet, container_status, ended, node
 from stories import use_up
 from trimtab import plan
 from trimtab.api.job import OptimizationJob
@@ -33,6 +33,7 @@ from trimtab.kept import Name
 from trimtab.manifests import job_manifest, work_of
 from trimtab.queue import WorkQueue
 from trimtab.world import RESOURCES, Key, Kind, World
+from waiting import patience
 
 pytestmark = pytest.mark.e2e
 
@@ -153,7 +154,7 @@ async def dies(namespace: str, lifetime: int) -> bool:
         client.lifetime = lifetime
         life = Life(client, namespace)
         task = asyncio.create_task(life.live())
-        async with asyncio.timeout(120):
+        async with patience(client, namespace):
             while not task.done() and not finished(life.world, namespace):
                 await asyncio.sleep(0.02)
             # The last turn may still have to tell of the end.
@@ -186,7 +187,7 @@ async def add_runtime(client: Client, namespace: str, **spec: Any) -> None:
 
 async def job_where(client: Client, namespace: str, name: str = "m", **wanted: str) -> OptimizationJobStatus:
     """The job's status once a condition of each type has the wanted reason."""
-    async with asyncio.timeout(60):
+    async with patience(client, namespace):
         while True:
             job = OptimizationJob.model_validate(await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, name))
             found = {kind: find(job.status.conditions, kind) for kind in wanted}
@@ -222,7 +223,37 @@ async def jobs_of(client: Client, namespace: str) -> list[str]:
     return [job["metadata"]["name"] for job in (await client.request("GET", objects.JOBS.path(namespace)))["items"]]
 
 
-def test_a_flow_from_manifest_to_winner_and_what_it_costs(namespace: str) -> None:
+async def taken_away(client: Client, namespace: str) -> None:
+    async with patience(client, namespace):
+        while await jobs_of(client, namespace):
+            await asyncio.sleep(0.1)
+
+
+async def shorten(client: Client, namespace: str, **spec: Any) -> None:
+    """Edit the runtime, now that a test has seen what was there for longer."""
+    path = objects.OPTIMIZATION_RUNTIMES.path(namespace, "default")
+    await client.request("PATCH", path, body={"spec": spec}, headers=MERGE_PATCH)
+
+
+async def at_rest(life: Life) -> None:
+    """Until the operator has looked at the job as it is now, and has nothing to do at once."""
+    path = objects.OPTIMIZATION_JOBS.path(life.namespace, "m")
+    async with patience(life.client, life.namespace):
+        while not _is_at_rest(life, await life.client.request("GET", path)):
+            await asyncio.sleep(0.05)
+
+
+def _is_at_rest(life: Life, stored: Object) -> bool:
+    known = life.world.get(Kind.JOB, (life.namespace, "m"))
+    same = known and known.version == int(stored["metadata"]["resourceVersion"])
+    return bool(same and life.queue._idle.is_set() and not len(life.queue))
+
+
+def test_a_flow_from_manifest_to_winner_and_what_it_costs(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "trimtab.cluster.pods.PATIENCE", timedelta(hours=1)
+    )  # a pod that is long in starting costs more
+
     async def main() -> None:
         async with await Client.connect() as client, node(client, namespace, Simulated()) as ran:
             await add_runtime(client, namespace)
@@ -265,8 +296,7 @@ def test_killed_after_every_write_it_comes_to_the_same_end(namespace: str) -> No
             assert len(ran) == len(set(ran)) == 5
 
             await objects.delete(client, objects.OPTIMIZATION_JOBS, namespace, "m", uid=job.metadata.uid)
-            while await jobs_of(client, namespace):
-                await asyncio.sleep(0.1)
+            await taken_away(client, namespace)
             await submit(client, namespace)
             async with operator(namespace):
                 undisturbed = await job_where(client, namespace, Complete="Published")
@@ -302,10 +332,14 @@ def test_two_that_act_at_once_do_no_harm(namespace: str) -> None:
     async def main() -> None:
         async with await Client.connect() as client, node(client, namespace, Simulated()) as ran:
             await add_runtime(client, namespace)
-            async with operator(namespace), operator(namespace):
+            async with operator(namespace) as one, operator(namespace) as other:
                 await submit(client, namespace)
                 status = await job_where(client, namespace, Complete="Published")
-                await asyncio.sleep(2)
+                async with patience(client, namespace):
+                    while not await told(client, namespace) >= TOLD:
+                        await asyncio.sleep(0.1)
+                for life in (one, other):  # each has been through the end, and leaves it at that
+                    await at_rest(life)
             assert len(ran) == len(set(ran)) == 5
             assert status.best is not None
             assert status.best.trial == 2
@@ -320,7 +354,7 @@ def test_what_could_not_be_told_at_once_is_told(namespace: str, connected: type[
         async with await Client.connect() as client, node(client, namespace, Simulated()) as ran:
             await add_runtime(client, namespace)
             await submit(client, namespace)
-            async with operator(namespace, connected=connected), asyncio.timeout(300):
+            async with operator(namespace, connected=connected), patience(client, namespace):
                 while (found := await told(client, namespace))["Complete"] == 0:
                     await asyncio.sleep(0.1)
             assert (found, len(ran)) == (TOLD, 5)
@@ -338,7 +372,7 @@ def test_work_that_a_late_leader_starts_again_is_ended(namespace: str) -> None:
             job = OptimizationJob.model_validate(await objects.get(client, objects.OPTIMIZATION_JOBS, namespace, "m"))
             late = plan.inspect(job.model_copy(update={"status": OptimizationJobStatus()}), make_runtime(), attempt=1)
             await objects.create(client, objects.JOBS, job_manifest(late, make_runtime(), job))
-            async with asyncio.timeout(30):
+            async with patience(client, namespace):
                 while (
                     late.name in await jobs_of(client, namespace)
                     or len(life.world.works.of(namespace, job.metadata.uid)) > 5
@@ -377,7 +411,7 @@ def test_a_stranger_with_our_label_is_passed_over(namespace: str, caplog: pytest
                 (before,) = life.world.works
                 await client.request("DELETE", objects.JOBS.path(namespace, work))
                 # The operator has lived to see both deletions: it has started the work anew.
-                async with asyncio.timeout(30):
+                async with patience(client, namespace):
                     while [record.uid for record in life.world.works] in ([], [before.uid]):
                         await asyncio.sleep(0.1)
             told = f"Job {namespace}/stranger belongs to no OptimizationJob of trimtab.dev; remove its label"
@@ -395,8 +429,7 @@ def test_suspended_and_resumed(namespace: str) -> None:
             path = objects.OPTIMIZATION_JOBS.path(namespace, "m")
             await client.request("PATCH", path, body={"spec": {"suspend": True}}, headers=MERGE_PATCH)
             await job_where(client, namespace, Suspended="Suspended")
-            while await jobs_of(client, namespace):
-                await asyncio.sleep(0.1)
+            await taken_away(client, namespace)
             await client.request("PATCH", path, body={"spec": {"suspend": False}}, headers=MERGE_PATCH)
             await job_where(client, namespace, Suspended="Resumed")
             async with node(client, namespace, Simulated()):
@@ -427,8 +460,7 @@ def test_a_suspended_job_is_charged_with_the_gpus_that_its_pod_held(namespace: s
             await edit(client, namespace, suspend=True)
             status = await job_where(client, namespace, Suspended="Suspended")
             assert 8 * 3600 <= float(status.cost.gpu_seconds) < 8 * 7200
-            while await jobs_of(client, namespace):
-                await asyncio.sleep(0.1)
+            await taken_away(client, namespace)
             await edit(client, namespace, suspend=False)
             resumed = await job_where(client, namespace, Suspended="Resumed")
             assert resumed.cost.gpu_seconds == status.cost.gpu_seconds
@@ -454,15 +486,16 @@ def test_a_running_job_is_edited(namespace: str) -> None:
             await Kubelet(client).leave(inspect, Simulated()(work_of(inspect).task))
             assert (await job_where(client, namespace, Complete="Searching")).progress == "0/1"
             await edit(client, namespace, search={"maxTrials": 3, "parallelism": 3})
-            async with asyncio.timeout(30):
+            async with patience(client, namespace):
                 while (status := await job_where(client, namespace, Complete="Searching")).progress != "0/3":
                     await asyncio.sleep(0.05)
             assert len(status.trials) == len(await jobs_of(client, namespace)) == 4
             await edit(client, namespace, budget={"deadline": "1ms"})
             status = await job_where(client, namespace, Failed="DeadlineExceeded")
             assert status.observed_generation == 3
-            while len(await jobs_of(client, namespace)) > 1:
-                await asyncio.sleep(0.1)
+            async with patience(client, namespace):
+                while len(await jobs_of(client, namespace)) > 1:
+                    await asyncio.sleep(0.1)
 
     asyncio.run(main())
 
@@ -475,13 +508,14 @@ def test_deleted_at_any_point_nothing_is_left(namespace: str, moment: int) -> No
         async with await Client.connect() as client, node(client, namespace, Simulated()):
             await add_runtime(client, namespace)
             job = await submit(client, namespace)
-            async with operator(namespace) as life, asyncio.timeout(60):
+            async with operator(namespace) as life, patience(client, namespace):
                 while life.client.writes < moment:
                     await asyncio.sleep(0.01)
                 await objects.delete(client, objects.OPTIMIZATION_JOBS, namespace, "m", uid=job.metadata.uid)
                 while await jobs_of(client, namespace) or life.world.works.of(namespace, job.metadata.uid):
                     await asyncio.sleep(0.1)
-                assert life.world.get(Kind.JOB, (namespace, "m")) is None
+                while life.world.get(Kind.JOB, (namespace, "m")):
+                    await asyncio.sleep(0.1)
             path = objects.OPTIMIZATION_JOBS.path(namespace)
             assert (await client.request("GET", path))["items"] == []
 
@@ -491,20 +525,22 @@ def test_deleted_at_any_point_nothing_is_left(namespace: str, moment: int) -> No
 def test_what_has_ended_is_taken_away_when_its_time_has_come(namespace: str) -> None:
     async def main() -> None:
         async with await Client.connect() as client, node(client, namespace, Simulated()) as ran:
-            await add_runtime(client, namespace, ttlSecondsAfterFinished=3)
+            await add_runtime(client, namespace, ttlSecondsAfterFinished=3600)
             await submit(client, namespace)
             calls: Counter[tuple[str, str]] = Counter()
-            async with operator(namespace) as life, asyncio.timeout(60):
+            async with operator(namespace) as life, patience(client, namespace):
                 await job_where(client, namespace, Complete="Published")
                 assert len(await jobs_of(client, namespace)) == 5
                 life.client._observe = lambda verb, resource, code: calls.update([(verb, resource)])
-                while await jobs_of(client, namespace):
+                await shorten(client, namespace, ttlSecondsAfterFinished=3)
+                while not calls["DELETE", "jobs"] or await jobs_of(client, namespace):
                     await asyncio.sleep(0.1)
                 await job_where(client, namespace, Complete="Published")
                 assert (calls["DELETE", "jobs"], len(ran)) == (1, 5)
 
                 await edit(client, namespace, ttlSecondsAfterFinished=4)
-                while (await client.request("GET", objects.OPTIMIZATION_JOBS.path(namespace)))["items"]:
+                path = objects.OPTIMIZATION_JOBS.path(namespace)
+                while not calls["DELETE", "optimizationjobs"] or (await client.request("GET", path))["items"]:
                     await asyncio.sleep(0.1)
                 assert calls["DELETE", "optimizationjobs"] == 1
 
@@ -528,7 +564,7 @@ def test_the_jobs_of_one_whose_runtime_is_gone_do_not_stay_for_ever(namespace: s
             }
             await client.request("POST", objects.JOBS.path(namespace), body=debugging)
             assert len(await jobs_of(client, namespace)) == 6
-            async with operator(namespace, skew=timedelta(days=1)), asyncio.timeout(60):
+            async with operator(namespace, skew=timedelta(days=1)), patience(client, namespace):
                 while await jobs_of(client, namespace) != ["debugging"]:
                     await asyncio.sleep(0.1)
 
@@ -615,7 +651,7 @@ def test_a_job_waits_while_a_runtime_keeps_what_it_would_reach(namespace: str) -
             header = {"apiVersion": "trimtab.dev/v1alpha1", "kind": "OptimizationRuntime"}
             path = objects.OPTIMIZATION_RUNTIMES.path(namespace)
             await client.request("POST", path, body=header | other)
-            async with asyncio.timeout(60):  # it comes by another watch than the job
+            async with patience(client, namespace):  # it comes by another watch than the job
                 while life.world.get(Kind.RUNTIME, (namespace, "other")) is None:
                     await asyncio.sleep(0.05)
             await submit(client, namespace)
@@ -660,8 +696,9 @@ def test_an_invalid_job_counts_its_deadline(namespace: str) -> None:
     async def main() -> None:
         async with await Client.connect() as client, operator(namespace):
             await add_runtime(client, namespace, resources={"limits": {"hugepages-2Mi": "2Mi"}})
-            await submit(client, namespace, budget={"deadline": "4s"})
+            await submit(client, namespace, budget={"deadline": "1h"})
             await job_where(client, namespace, Complete="JobRefused")
+            await edit(client, namespace, budget={"deadline": "4s"})
             await job_where(client, namespace, Failed="DeadlineExceeded")
 
     asyncio.run(main())
@@ -690,10 +727,11 @@ def test_the_deadline_of_a_job_without_quota_is_not_slept_through(namespace: str
             assert isinstance(client, Mortal)
             await use_up(client, namespace)
             await add_runtime(client, namespace)
-            await submit(client, namespace, budget={"deadline": "4s"})
+            await submit(client, namespace, budget={"deadline": "1h"})
             patient: WorkQueue[Key] = WorkQueue(backoff=(600, 600))
             async with operating(Life(client, namespace, queue=patient)):
                 await job_where(client, namespace, Complete="QuotaExceeded")
+                await edit(client, namespace, budget={"deadline": "4s"})
                 await job_where(client, namespace, Failed="DeadlineExceeded")
 
     asyncio.run(main())
@@ -713,16 +751,17 @@ def test_a_quota_that_is_used_up_is_named_and_waited_for(namespace: str) -> None
             await submit(client, namespace)
             async with operator(namespace):
                 first = await job_where(client, namespace, Complete="QuotaExceeded")
-                async with asyncio.timeout(60):
+                async with patience(client, namespace):
                     while not await told_of(client, namespace, "NotStarted"):
                         await asyncio.sleep(0.05)
             assert "exceeded quota: q" in message(first, "Complete")
             assert first.state == "QuotaExceeded"
             # The next operator finds it as it was left, and tells nobody again.
-            forbidden = asyncio.Event()
-            async with operator(namespace) as life, asyncio.timeout(60):
-                life.client._observe = lambda verb, resource, code: code == 403 and forbidden.set()
-                await forbidden.wait()
+            codes: Counter[int] = Counter()
+            async with operator(namespace) as life, patience(client, namespace):
+                life.client._observe = lambda verb, resource, code: codes.update([code])
+                while codes[403] < 2:  # so that one turn is over
+                    await asyncio.sleep(0.05)
                 assert await job_where(client, namespace, Complete="QuotaExceeded") == first
                 assert life.client.writes == 0
                 await client.request("DELETE", quota)
@@ -737,10 +776,10 @@ def test_a_quota_that_is_used_up_is_named_and_waited_for(namespace: str) -> None
 
 def test_a_job_that_ends_while_it_is_to_be_deleted_keeps_its_result(namespace: str) -> None:
     async def main() -> None:
-        async with still(namespace) as operator, node(operator.client, namespace, Simulated()) as ran:
+        async with still(namespace) as operator, node(operator.client, namespace, Simulated()):
             await operator.turn()
-            while not ran:
-                await asyncio.sleep(0.05)
+            (name,) = await jobs_of(operator.client, namespace)
+            await ended(operator.client, {"metadata": {"namespace": namespace, "name": name}})
             path = objects.OPTIMIZATION_JOBS.path(namespace, "m")
             suspended = await operator.client.request(
                 "PATCH", path, body={"spec": {"suspend": True}}, headers=MERGE_PATCH
@@ -914,9 +953,7 @@ def test_what_is_deleted_is_left_alone(namespace: str, held: bool) -> None:
                 # Nobody told us: the status write finds out, and owner references take the Job away again.
                 await operator.turn()
                 assert world.get(Kind.JOB, (namespace, "m")) is None
-                async with asyncio.timeout(30):
-                    while await jobs_of(client, namespace):
-                        await asyncio.sleep(0.1)
+                await taken_away(client, namespace)
 
     asyncio.run(main())
 

@@ -28,7 +28,7 @@ from trimtab.errors import NotFound
 from trimtab.manifests import controller_of, work_of
 from waiting import patience
 
-from .test_cluster import add_node, bind
+from .test_cluster import bind, expire, silent_node
 from .test_controller import Simulated, add_runtime, job_where, message, operator, submit
 
 pytestmark = pytest.mark.e2e
@@ -76,7 +76,8 @@ async def image_missing(kubelet: Kubelet, job: Object) -> None:
     assert owner
     while True:
         stored = await objects.get(kubelet.client, objects.OPTIMIZATION_JOBS, namespace, owner["name"])
-        told = {c["type"]: c["message"] for c in stored["status"]["conditions"]}["Complete"]
+        conditions = stored.get("status", {}).get("conditions", [])
+        told = {c["type"]: c["message"] for c in conditions}.get("Complete", "")
         if job["metadata"]["name"] in told and "wait: ImagePullBackOff: Back-off" in told.replace("waits:", "wait:"):
             return
         await asyncio.sleep(0.1)
@@ -100,10 +101,9 @@ async def node_removed(kubelet: Kubelet, job: Object) -> None:
     """The machine is deleted under a running pod, which the pod garbage collector notices within two minutes."""
     pod = await kubelet.pod_of(job)
     namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-    await add_node(kubelet.client, namespace)
-    await bind(kubelet.client, pod, namespace)
-    await kubelet.report(job, "Running", {"containerStatuses": [container_status({"running": {}})]})
-    await kubelet.client.request("DELETE", f"/api/v1/nodes/{namespace}")
+    async with silent_node(kubelet.client, namespace):
+        await bind(kubelet.client, pod, namespace)
+        await kubelet.report(job, "Running", {"containerStatuses": [container_status({"running": {}})]})
     with contextlib.suppress(NotFound):
         while True:
             await objects.get(kubelet.client, objects.PODS, namespace, name)
@@ -156,11 +156,13 @@ async def lived(client: Client, case: Case, befallen: Callable[[Work], bool], la
         befalls = befallen(work)
         if befalls:
             await case.befall(kubelet, job)
-        if not befalls or (case.goes_on and not lasting):
+        if befalls and case.goes_on and lasting:
+            await expire(kubelet.client, job, 1)
+        elif case.goes_on or not befalls:
             await kubelet.leave(job, simulated(work.task))
 
     async with played(client, namespace, play) as ran, operator(namespace):
-        await add_runtime(client, namespace, **RUNTIME, activeDeadline="5s" if lasting else "1h")
+        await add_runtime(client, namespace, **RUNTIME)
         await submit(client, namespace)
         events = await told_all(client, namespace)
     (job,) = await listed(client, objects.OPTIMIZATION_JOBS, namespace)

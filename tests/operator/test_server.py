@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from builders import job_dict
+from stories import use_up
 from trimtab.api.monitor import ModelMonitor
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client, Object
@@ -363,12 +364,7 @@ def test_the_cooldown_ends_with_a_turn_of_its_own(namespace: str, tmp_path: Path
 def test_a_job_that_may_not_be_created_is_named_and_waited_for(namespace: str, tmp_path: Path) -> None:
     async def main() -> None:
         async with served(namespace, tmp_path) as it:
-            none = {"count/optimizationjobs.trimtab.dev": "0"}
-            quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
-            await it.client.request("POST", quotas, body={"metadata": {"name": "q"}, "spec": {"hard": none}})
-            # What its controller counts, which takes minutes to hear of a new kind.
-            counted = {"status": {"hard": none, "used": none}}
-            await it.client.request("PATCH", f"{quotas}/q/status", body=counted, headers=MERGE_PATCH)
+            quota = await use_up(it.client, namespace, "count/optimizationjobs.trimtab.dev")
             await it.request("POST", "/alerts", headers=TOKEN, json=it.notification(await it.monitor()))
             for _ in range(2):
                 with pytest.raises(Waits):
@@ -379,7 +375,7 @@ def test_a_job_that_may_not_be_created_is_named_and_waited_for(namespace: str, t
             assert await it.jobs() == []
             told = (await it.client.request("GET", objects.EVENTS.path(namespace)))["items"]
             assert [event["reason"] for event in told if event["regarding"]["name"] == "digits"] == ["Suppressed"]
-            await it.client.request("DELETE", f"{quotas}/q")
+            await it.client.request("DELETE", quota)
             async with patience(it.client, namespace):
                 while not await it.jobs():
                     with contextlib.suppress(Waits):
