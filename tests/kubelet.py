@@ -30,6 +30,12 @@ logger = logging.getLogger(__name__)
 ENDED = ("Succeeded", "Failed")
 
 
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class Cuttable:
     """A TCP proxy before the API server: its connections can be cut, or go silent as a lost route does."""
@@ -38,11 +44,14 @@ class Cuttable:
     port: int = 0
     connections: int = 0
     silent: bool = False
+    open: asyncio.Event = field(default_factory=_set)
+    """While it is not set, new connections wait."""
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _lost: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        await self.open.wait()
         there, back = await asyncio.open_connection(*self.target)
         self._writers |= {writer, back}
         await asyncio.gather(self._pump(reader, back, False), self._pump(there, writer, True), return_exceptions=True)
@@ -58,8 +67,9 @@ class Cuttable:
         writer.close()
 
     def hush(self) -> None:
-        """Let the connections of this moment go silent, and later ones speak."""
+        """Let the connections of this moment go silent. Later ones wait until it is open again, and speak."""
         self._lost |= self._writers
+        self.open.clear()
 
     def cut(self) -> None:
         for writer in self._writers:
