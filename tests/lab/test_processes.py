@@ -73,8 +73,9 @@ def test_a_dead_daemon_is_told_with_its_last_words(script: Callable[..., Daemon]
     processes.check()
 
 
-def test_a_daemon_that_will_not_go_is_killed(script: Callable[..., Daemon]) -> None:
-    processes.ensure(script("trap '' TERM; while :; do sleep 0.1; done"))
+def test_a_daemon_that_will_not_go_is_killed(script: Callable[..., Daemon], lab: Path) -> None:
+    processes.ensure(script("trap '' TERM; echo >deaf; while :; do sleep 0.1; done"))
+    wait_for("it hears nothing", (lab / "deaf").exists, 60)
     stubborn = running()
     processes.stop("daemon", patience=0.3)
     assert not stubborn.alive()

@@ -12,6 +12,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     adapt_kopf(monkeypatch, lambda settings: setattr(settings.process, "ultimate_exiting_timeout", None))
     monkeypatch.setattr(handlers, "GAP_SECONDS", 0.05)
     monkeypatch.setattr(handlers, "RETRY_SECONDS", 0.5)
+    monkeypatch.setattr("trimtab.cluster.pods.PATIENCE", timedelta(hours=1))  # who is long in starting is asked about
     divert(monkeypatch)
 
 

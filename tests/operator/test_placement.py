@@ -57,10 +57,15 @@ def run(scenario: Callable[[Client], Awaitable[None]]) -> None:
 
 @contextlib.asynccontextmanager
 async def nodes(client: Client, test: str, **capacities: Mapping[str, str]) -> AsyncIterator[None]:
-    """Nodes that say they are ready, with room for pods and what else is given; tainted, for `borne` in this test."""
+    """Nodes that say they are ready, with room for pods and what else is given; tainted, for `borne` in this test.
+
+    Their names are this test's too: what others left bound to a node of that name would take its room.
+    """
     taint = {"key": "test", "value": test, "effect": "NoSchedule"}
-    for name, capacity in capacities.items():
-        node = {"metadata": {"name": name, "labels": {HOSTNAME: name}}, "spec": {"taints": [taint]}}
+    full = {f"{name}.{test}": capacity for name, capacity in capacities.items()}
+    for name, capacity in full.items():
+        labels = {HOSTNAME: name.partition(".")[0]}
+        node = {"metadata": {"name": name, "labels": labels}, "spec": {"taints": [taint]}}
         await client.request("POST", "/api/v1/nodes", body=node)
         room = {"cpu": "8", "memory": "8Gi", "pods": "10"} | dict(capacity)
         ready = {"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": now()}
@@ -68,12 +73,12 @@ async def nodes(client: Client, test: str, **capacities: Mapping[str, str]) -> A
         await client.request("PATCH", f"/api/v1/nodes/{name}/status", body={"status": status}, headers=MERGE_PATCH)
     try:
         async with asyncio.timeout(HANG):  # a new node is tainted until a controller has looked at it
-            for name in capacities:
+            for name in full:
                 while len(await taints(client, name)) > 1:
                     await asyncio.sleep(0.1)
         yield
     finally:
-        for name in capacities:
+        for name in full:
             await client.request("DELETE", f"/api/v1/nodes/{name}")
 
 
@@ -101,7 +106,8 @@ def works(job: OptimizationJob, runtime: OptimizationRuntime) -> dict[Stage, Wor
 
 
 def borne(test: str) -> list[Object]:
-    return [{"key": "test", "value": test}]
+    """No kubelet renews a node's lease, and on a busy machine it counts as unreachable before a test is over."""
+    return [{"key": "test", "value": test}, {"key": "node.kubernetes.io/unreachable", "operator": "Exists"}]
 
 
 async def start(client: Client, namespace: str, name: str, stage: Stage, **spec: Any) -> Object:
@@ -119,7 +125,7 @@ async def place(client: Client, job: Object) -> str:
     async with patience(client, job["metadata"]["namespace"]):
         while "nodeName" not in (pod := await Kubelet(client).pod_of(job))["spec"]:
             await asyncio.sleep(0.1)
-        return str(pod["spec"]["nodeName"])
+        return str(pod["spec"]["nodeName"]).partition(".")[0]
 
 
 async def waits_for(client: Client, job: Object) -> str:
@@ -202,7 +208,12 @@ def test_a_device_of_dra_is_claimed_for_every_pod(namespace: str) -> None:
         template = {"spec": {"devices": {"requests": [{"name": "gpu", **device}]}}}
         await make(client, api, "resourceclaimtemplates", "ResourceClaimTemplate", "one-gpu", namespace, spec=template)
         pool = {"name": name, "generation": 1, "resourceSliceCount": 1}
-        spec = {"driver": "gpu.example.com", "pool": pool, "nodeName": "gpu", "devices": [{"name": "gpu-0"}]}
+        spec = {
+            "driver": "gpu.example.com",
+            "pool": pool,
+            "nodeName": f"gpu.{namespace}",
+            "devices": [{"name": "gpu-0"}],
+        }
         settings = {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]}
         async with nodes(client, namespace, plain={}, gpu={}):
             await make(client, api, "resourceslices", "ResourceSlice", name, spec=spec)

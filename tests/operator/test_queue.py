@@ -39,7 +39,7 @@ class Bench:
         return self.again.pop(0) if self.again else None
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(self.handled) < count:
                 await asyncio.sleep(0.001)
 
@@ -157,10 +157,10 @@ def test_a_burst_is_two_runs_with_a_gap_between() -> None:
     async def scenario(bench: Bench) -> None:
         for _ in range(20):
             bench.queue.add("a")
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
         await bench.until(2)
 
-    assert run(scenario, gap=0.2).handled == ["a", "a"]
+    assert run(scenario, gap=0.5).handled == ["a", "a"]
 
 
 def test_the_delay_doubles_with_jitter_and_ends_with_success() -> None:
@@ -197,7 +197,7 @@ def test_draining_lets_running_keys_finish_and_starts_no_other() -> None:
         bench.queue.add("a")
         assert not await bench.queue.drain(0.001)
         bench.gate.set()
-        assert await bench.queue.drain(5)
+        assert await bench.queue.drain(60)
 
     assert run(scenario, workers=1).handled == ["a"]
 

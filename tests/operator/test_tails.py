@@ -190,8 +190,9 @@ def test_a_job_says_how_far_its_longest_pod_is(namespace: str, monkeypatch: pyte
                 for doing in (FIRST, SECOND, Doing(step=3, steps=4, what="quantize")):
                     logs.said[pod] = doing.line
                     said = f"{job['metadata']['name']} runs since "
-                    while said not in (now := await complete()) or not now.endswith(f": {doing}"):
-                        await asyncio.sleep(0.05)
+                    async with patience(client, namespace):
+                        while said not in (now := await complete()) or not now.endswith(f": {doing}"):
+                            await asyncio.sleep(0.05)
                     told.append(metrics.text().decode().partition("steps_done{")[2].partition("\n")[0])
 
             async def complete() -> str:
