@@ -78,6 +78,13 @@ def apply_crds(documents: str, config: Path | None = None) -> None:
     assert established.returncode == 0, established.stderr
 
 
+def served(*kinds: str) -> None:
+    """Until objects of these kinds of ours may be asked for: a chart that was installed has only stored their CRDs."""
+    plurals = kinds or tuple(path.stem for path in sorted((REPOSITORY / "crds").glob("*.yaml")))
+    names = ",".join(f"{plural}.trimtab.dev" for plural in plurals)
+    wait_for(f"{names} to be served", lambda: kubectl("get", names).returncode == 0, 300)
+
+
 @dataclass(frozen=True)
 class ControlPlane:
     """One that a test may break."""

@@ -397,6 +397,8 @@ def notes() -> Iterator[str]:
     apiserver.kubectl("delete", "--ignore-not-found", "-f", ROOT / "crds")
     done = apiserver.helm("install", "trimtab", CHART, "--namespace", NAMESPACE)
     assert done.returncode == 0, done.stderr
+    apiserver.served()
+    wait_until(lambda: can("delete", "optimizationjobs.trimtab.dev"))  # the API server hears of roles a moment later
     yield done.stdout
     apiserver.helm("uninstall", "trimtab", "--namespace", NAMESPACE)
 
@@ -468,7 +470,7 @@ def access(user: str) -> Callable[[str, str, str], bool]:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.2)
 

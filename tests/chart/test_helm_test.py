@@ -41,6 +41,7 @@ def installed() -> Iterator[None]:
     apiserver.kubectl("delete", "--ignore-not-found", "-f", selfcheck.__file__.partition("operator/")[0] + "crds")
     done = apiserver.helm("install", "trimtab", CHART, "--namespace", NAMESPACE)
     assert done.returncode == 0, done.stderr
+    apiserver.served()
     yield
     apiserver.helm("uninstall", "trimtab", "--namespace", NAMESPACE)
 
@@ -50,6 +51,7 @@ def upgrade(*settings: str) -> None:
     chosen = [word for setting in settings for word in ("--set", setting)]
     done = apiserver.helm("upgrade", "trimtab", CHART, "--namespace", NAMESPACE, "--force-conflicts", *chosen)
     assert done.returncode == 0, done.stderr
+    apiserver.served()
 
 
 def test_the_pod_asks_the_operators_service() -> None:
@@ -96,6 +98,8 @@ def test_each_thing_that_is_missing_is_a_line(tmp_path: Path) -> None:
     apiserver.kubectl("replace", "-f", "-", stdin=json.dumps(rules))
     quota = ("create", "quota", "full", "--hard=count/jobs.batch=0", "--namespace", SERVED)
     apiserver.kubectl(*quota)
+    counted = ("wait", "--for=jsonpath={.status.used}", "--timeout=300s", "quota/full", "--namespace", SERVED)
+    assert apiserver.kubectl(*counted).returncode == 0
     apiserver.kubectl("delete", "crd", "modelmonitors.trimtab.dev")
     try:
         lines = complaints(operator_account(tmp_path), settings)

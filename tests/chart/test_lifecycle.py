@@ -121,8 +121,7 @@ def release() -> Iterator[None]:
     apiserver.kubectl("delete", "--ignore-not-found", "-f", ROOT / "crds")
     apiserver.kubectl("create", "namespace", NAMESPACE)
     helm("install", "trimtab", PREVIOUS, "--set", "settings.workers=4")
-    for plural in KINDS:
-        apiserver.kubectl("wait", "--for=condition=Established", "--timeout=300s", f"crd/{plural}.trimtab.dev")
+    apiserver.served(*KINDS)
     apply(*objects())
     yield
     apiserver.helm("uninstall", "trimtab", "--namespace", NAMESPACE)

@@ -45,7 +45,7 @@ def operator(cluster: None) -> Iterator[None]:
         yield
     finally:
         helm("uninstall", "trimtab", "--namespace", "trimtab", "--ignore-not-found", "--wait")
-        kubectl("delete", "namespace", *NAMESPACES, "--timeout=120s")
+        kubectl("delete", "namespace", *NAMESPACES, "--timeout=300s")
 
 
 def _install() -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mortal
+from operators import show
 
 KILLS = 10
 FEWEST, MOST = 2, 7
@@ -56,7 +57,7 @@ class CrashingOperator:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(300)
 
 
 @contextmanager
@@ -69,3 +70,4 @@ def crashing_operator(
         yield operator
     finally:
         operator.stop()
+        show(log)

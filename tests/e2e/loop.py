@@ -120,12 +120,12 @@ def observed(observers: Observers) -> Iterator[Observers]:
         processes = [subprocess.Popen(command, stdout=log, stderr=log) for command in observers.commands()]
     try:
         for address in (observers.prometheus, observers.alertmanager):
-            wait_for(f"http://{address} is ready", lambda address=address: ready(f"http://{address}/-/ready"), 60)
+            wait_for(f"http://{address} is ready", lambda address=address: ready(f"http://{address}/-/ready"), 300)
         yield observers
     finally:
         for process in processes:
             process.terminate()
-            process.wait(30)
+            process.wait(300)
 
 
 def ready(url: str) -> bool:

@@ -130,7 +130,7 @@ class Namespace:
         try:
             yield
         finally:
-            kubectl("-n", self.name, "delete", "pod", "loader", "--timeout=120s")
+            kubectl("-n", self.name, "delete", "pod", "loader", "--timeout=300s")
 
     def read_only_claim(self, name: str, folder: Path) -> None:
         """A claim on an existing folder of this machine, and the claim itself."""
@@ -184,6 +184,7 @@ class Namespace:
             try_kubectl("-n", self.name, "get", "optimizationjobs.trimtab.dev,modelmonitors.trimtab.dev,jobs,pods,pvc"),
             try_kubectl("-n", self.name, "get", "events", "--sort-by=.lastTimestamp"),
             try_kubectl("-n", self.name, "logs", "-l", "trimtab.dev/managed=true", "--tail=20", "--prefix"),
+            try_kubectl("-n", "trimtab", "logs", "-l", "app.kubernetes.io/name=trimtab", "--tail=100", "--prefix"),
         ]
         return "\n".join(s.stdout + s.stderr for s in shown)
 
@@ -208,11 +209,11 @@ def reached(namespace: str, service: str) -> Iterator[str]:
     command = [program("kubectl"), "--kubeconfig", kubeconfig(), "-n", namespace, "port-forward"]
     forwarding = subprocess.Popen([*command, f"service/{service}", f"{port}:8080"], stdout=subprocess.DEVNULL)
     try:
-        wait_for(f"a port is forwarded to {service} in {namespace}", lambda: listens(port), 60)
+        wait_for(f"a port is forwarded to {service} in {namespace}", lambda: listens(port), 300)
         yield f"127.0.0.1:{port}"
     finally:
         forwarding.terminate()
-        forwarding.wait(30)
+        forwarding.wait(300)
 
 
 def listens(port: int) -> bool:
@@ -239,9 +240,9 @@ def namespace(name: str, folder: Path, keep: bool = False) -> Iterator[Namespace
         yield Namespace(name, folder)
     finally:
         ours = "modelmonitors.trimtab.dev,optimizationjobs.trimtab.dev,deployments,jobs,persistentvolumeclaims"
-        kubectl("-n", name, "delete", ours, "--all", "--timeout=120s")
+        kubectl("-n", name, "delete", ours, "--all", "--timeout=300s")
         if not keep:
-            kubectl("delete", "namespace", name, "--timeout=120s")
+            kubectl("delete", "namespace", name, "--timeout=300s")
         if not GIVEN:
             _delete_volumes(name)
 

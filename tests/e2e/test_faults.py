@@ -99,10 +99,10 @@ def test_slice_c(home: Namespace, magika: Path, tmp_path: Path) -> None:
         before = loop.digest()
         operator.torment()
         loop.traffic.rows = loop.shifted
-        (job,) = loop.wait("a re-optimization", tended(operator, loop.jobs), 200)
+        (job,) = loop.wait("a re-optimization", tended(operator, loop.jobs), 300)
         name = job["metadata"]["name"]
         loop.wait("it completes", tended(operator, lambda: complete(home, name)), 800)
-        loop.wait("the new digest is served", tended(operator, lambda: loop.digest() != before), 60)
+        loop.wait("the new digest is served", tended(operator, lambda: loop.digest() != before), 300)
         loop.wait("the alert resolves", tended(operator, lambda: not loop.observers.alerts()), 240)
         assert operator.kills == KILLS
         assert len(loop.jobs()) == 1

@@ -39,7 +39,7 @@ def home(cluster: None, tmp_path: Path) -> Iterator[Namespace]:
     """A namespace on the bare cluster: nothing of ours is in it but a pod."""
     make_namespace(NAMESPACE)
     yield Namespace(NAMESPACE, tmp_path)
-    kubectl("delete", "namespace", NAMESPACE, "--timeout=120s")
+    kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
 
 
 def publish(folder: Path, hub: Registry) -> Report:
@@ -91,7 +91,7 @@ def test_a_published_image_is_mounted_and_served(home: Namespace, hub: Registry,
     report = publish(tmp_path, hub)
     home.apply(pod(report.published.removeprefix("oci://")))
     try:
-        running = wait_for("the pod is ready", lambda: ready(home), 120)
+        running = wait_for("the pod is ready", lambda: ready(home), 300)
         mounted = Path(f"/proc/{process_of(running)}/root/model")
         assert (mounted / "model.onnx").read_bytes() == (artifact(tmp_path, report) / "model.onnx").read_bytes()
         with pytest.raises(OSError, match="Read-only file system"):
@@ -124,7 +124,7 @@ def answered(mounted: Path) -> str:
     command = [sys.executable, "-m", "trimtab_jobs.serve", "--model-name", "digits", "--from", mounted.as_uri()]
     process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)])
     try:
-        wait_for("the server is ready", lambda: is_ready(f"http://127.0.0.1:{port}"), 60)
+        wait_for("the server is ready", lambda: is_ready(f"http://127.0.0.1:{port}"), 300)
         row = {"name": "x", "shape": [1, 8], "datatype": "FP32", "data": [0.0] * 8}
         answer = httpx.post(f"http://127.0.0.1:{port}/v2/models/digits/infer", json={"inputs": [row]})
         assert answer.status_code == 200, answer.text

@@ -205,7 +205,7 @@ def addresses(metadata: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     try:
         apply(service(), *(pod(name, given) for name, given in everybody.items()))
         for name in everybody:
-            kubectl("-n", home_of(name), "wait", "--for=condition=Ready", "--timeout=120s", f"pod/{name}")
+            kubectl("-n", home_of(name), "wait", "--for=condition=Ready", "--timeout=300s", f"pod/{name}")
         yield {
             "api": network.NODE_ADDRESS,
             "api-service": control.KUBERNETES_SERVICE,
@@ -214,7 +214,7 @@ def addresses(metadata: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
             **{name: get(home_of(name), "pods", name)["status"]["podIP"] for name in everybody},
         }
     finally:
-        kubectl("delete", "namespace", HOME, ELSEWHERE, "--timeout=120s")
+        kubectl("delete", "namespace", HOME, ELSEWHERE, "--timeout=300s")
 
 
 @pytest.fixture(scope="module")
@@ -230,8 +230,8 @@ def answers(addresses: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
 
 
 def settled(expected: Answers, addresses: Mapping[str, str]) -> Answers:
-    """An agent takes its time: calls are made until all end as they should, or for a minute."""
-    end = time.monotonic() + 60
+    """An agent takes its time: calls are made until all end as they should, or for five minutes."""
+    end = time.monotonic() + 300
     while (last := asked(addresses)) != expected and time.monotonic() < end:
         time.sleep(0.5)
     return last

@@ -174,6 +174,10 @@ def test_size_counts_external_data(name: EngineName, form: ModelFormat, tmp_path
     session.run(BYTES)
 
 
+RUNS = 100
+"""On a busy machine, a thread that is late finds the work of a run done."""
+
+
 def busy_threads() -> dict[int, int]:
     """Nanoseconds of CPU by thread of this process."""
     tasks = Path("/proc/self/task").iterdir()
@@ -188,10 +192,13 @@ def test_computes_on_as_many_threads_as_told(
     session = load(name, magika_model, form, threads=threads)
     batch = {"bytes": np.tile(BYTES["bytes"], (8, 1))}
     session.run(batch)
-    before = busy_threads()
-    session.run(batch)
-    spent = {thread: time - before.get(thread, 0) for thread, time in busy_threads().items()}
-    assert sum(time > 5_000_000 for time in spent.values()) == min(threads, os.cpu_count() or 1)
+    before, told = busy_threads(), min(threads, os.cpu_count() or 1)
+    for _ in range(RUNS):
+        session.run(batch)
+        spent = {thread: time - before.get(thread, 0) for thread, time in busy_threads().items()}
+        if (busy := sum(time > 5_000_000 for time in spent.values())) >= told:
+            break
+    assert busy == told
 
 
 @pytest.mark.parametrize("capability", list(ComputeCapability))

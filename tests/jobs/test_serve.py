@@ -159,7 +159,7 @@ class Server:
         self.client.close()
         if self.process.poll() is None:
             self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(300)
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +383,7 @@ def test_a_new_revision_takes_over_under_load(site: Site, images: Array) -> None
     second = site.publish("second")
     server.serves(second)
     asked = sum(map(len, seen))
-    server.until(lambda: sum(map(len, seen)) > asked + 100)
+    server.until(lambda: sum(map(len, seen)) > asked + 100 and all(second in versions for versions in seen))
     done.set()
     for client in clients:
         client.join()

@@ -100,15 +100,16 @@ def test_what_changed_is_run_again(digits: Path, finished: tuple[Path, Answer, s
     assert process.stdout
     assert process.stdout.readline().startswith("Inspected: ")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
 
 
 def test_an_interrupted_run_leaves_no_process_and_goes_on(digits: Path, tmp_path: Path) -> None:
     process = start(*run(digits, tmp_path))
     while not list(tmp_path.glob(RUNNING)):
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert errors == "interrupted: what has finished is kept, and the same command goes on from there\n"
     assert subprocess.run(["pgrep", "-s", str(process.pid)], check=False).returncode == 1
@@ -125,7 +126,7 @@ def test_a_terminal_shows_what_goes_on(finished: tuple[Path, Answer, str], digit
     shown = b""
     while chunk := _read(ours):
         shown += chunk
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == 0
     assert b"input model" in shown
 
