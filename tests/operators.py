@@ -97,6 +97,11 @@ async def in_a_thread(operator: Callable[[], Coroutine[Any, Any, None]]) -> Asyn
         task.result()
 
 
+def spare_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else kopf kills this process when it takes long to end, or some time after its end."""
+    adapt_kopf(monkeypatch, lambda settings: setattr(settings.process, "ultimate_exiting_timeout", None))
+
+
 def adapt_kopf(monkeypatch: pytest.MonkeyPatch, change: Callable[[kopf.OperatorSettings], None]) -> None:
     """Change what kopf is told in operators of this process."""
     settings = handlers._kopf_settings

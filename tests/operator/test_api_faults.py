@@ -22,7 +22,7 @@ import pytest
 import apiserver
 from faulty import Fault, Faulty, Judge, divert, faulty, kind_of, nothing, through
 from kubelet import node
-from operators import adapt_kopf, answer, fetch, in_a_thread, process, published, submit
+from operators import adapt_kopf, answer, fetch, in_a_thread, process, published, spare_us, submit
 from ports import free_port
 from stories import JOB, LIFETIME, MONITOR, Life, Story, listed, live
 from trimtab import handlers
@@ -77,8 +77,7 @@ REPEATED = ATTEMPTS + 1
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rests are short; the operator passes the proxy."""
-    # Else kopf kills this process some time after its end.
-    adapt_kopf(monkeypatch, lambda settings: setattr(settings.process, "ultimate_exiting_timeout", None))
+    spare_us(monkeypatch)
     monkeypatch.setattr(handlers, "GAP_SECONDS", 0.05)
     monkeypatch.setattr(handlers, "RETRY_SECONDS", 0.5)
     monkeypatch.setattr("trimtab.cluster.pods.PATIENCE", timedelta(hours=1))  # who is long in starting is asked about

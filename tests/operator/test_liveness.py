@@ -15,7 +15,7 @@ import pytest
 
 from faulty import Fault, divert, faulty, kind_of, nothing, through
 from kubelet import Cuttable, cuttable
-from operators import adapt_kopf, fetch, in_a_thread, says, submit
+from operators import adapt_kopf, fetch, in_a_thread, says, spare_us, submit
 from ports import free_port
 from trimtab import handlers
 from trimtab.api.names import MANAGED_LABEL
@@ -26,6 +26,11 @@ from trimtab.settings import Settings
 from waiting import HANG, patience
 
 pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(autouse=True)
+def _spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    spare_us(monkeypatch)
 
 
 def test_a_silent_watch_is_renewed_and_one_that_stays_silent_is_noticed(
