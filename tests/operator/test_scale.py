@@ -15,6 +15,8 @@ from lab import tools
 
 pytestmark = pytest.mark.e2e
 
+AUDIT = dict.fromkeys(("GET optimizationjobs", "GET optimizationruntimes", "GET modelmonitors"), 1)
+"""What may come meanwhile, every two minutes."""
 SIZE = race.Size(jobs=26, trials=9, idle=5, trickle=2)
 
 
@@ -42,7 +44,7 @@ def test_the_end_of_a_job_costs_a_look_at_pods_and_a_status(ours: race.Ours) -> 
 
 
 def test_nothing_is_asked_or_written_while_nothing_happens(ours: race.Ours) -> None:
-    assert own(ours.idle) == {}
+    assert own(ours.idle) in ({}, AUDIT)
 
 
 def test_a_restart_lists_and_writes_nothing(ours: race.Ours) -> None:

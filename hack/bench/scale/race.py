@@ -168,7 +168,7 @@ async def ours(size: Size, folder: Path) -> Ours:
         with gauge.process("-m", "trimtab", "operator", log=folder / "operator.log", **settings) as racer:
             cost = await it.race(racer, it.all_done)
             converged = Spell(cost.seconds, cost.cpu, gauge.calls(gauge.metrics(port)), racer.memory, _delays(it, 0.0))
-            await asyncio.sleep(5)  # the last turns
+            await _quiet(port)
             idle = await _spell(it, racer, port, lambda: asyncio.sleep(size.idle))
         with gauge.process("-m", "trimtab", "operator", log=folder / "restarted.log", **settings) as racer:
             began = time.time()
@@ -190,6 +190,18 @@ async def profiled(size: Size, folder: Path) -> Path:
         with gauge.process(*words, log=folder / "operator.log", **settings) as racer:
             await it.race(racer, it.all_done)
     return file
+
+
+async def _quiet(port: int) -> None:
+    """Until the last turns are over: five seconds bring no call but the lease's."""
+    before: dict[str, int] = {}
+    while (now := _about_objects(port)) != before:
+        before = now
+        await asyncio.sleep(5)
+
+
+def _about_objects(port: int) -> dict[str, int]:
+    return {name: count for name, count in gauge.calls(gauge.metrics(port)).items() if "leases" not in name}
 
 
 async def _spell(it: Arena, racer: Process, port: int, act: Callable[[], object]) -> Spell:
