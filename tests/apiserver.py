@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -76,13 +77,14 @@ def apply_crds(documents: str, config: Path | None = None) -> None:
     words = ("wait", "--for=condition=Established", "--timeout=300s", "-f", "-")
     established = kubectl(*words, *where, stdin=documents)
     assert established.returncode == 0, established.stderr
+    served(*re.findall(r"/(\S+) condition met", established.stdout), config=config)
 
 
-def served(*kinds: str) -> None:
-    """Until objects of these kinds of ours may be asked for: a chart that was installed has only stored their CRDs."""
-    plurals = kinds or tuple(path.stem for path in sorted((REPOSITORY / "crds").glob("*.yaml")))
-    names = ",".join(f"{plural}.trimtab.dev" for plural in plurals)
-    wait_for(f"{names} to be served", lambda: kubectl("get", names).returncode == 0, 300)
+def served(*crds: str, config: Path | None = None) -> None:
+    """Until objects of these kinds, or all of ours, may be asked for: that is a moment after their CRDs are stored."""
+    ours = (f"{path.stem}.trimtab.dev" for path in (REPOSITORY / "crds").glob("*.yaml"))
+    names, where = ",".join(crds or ours), ("--kubeconfig", config or kubeconfig())
+    wait_for(f"{names} to be served", lambda: kubectl("get", names, *where).returncode == 0, 300)
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ class Cuttable:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        await self.open.wait()
         there, back = await asyncio.open_connection(*self.target)
+        await self.open.wait()
         self._writers |= {writer, back}
         await asyncio.gather(self._pump(reader, back, False), self._pump(there, writer, True), return_exceptions=True)
         self._writers -= {writer, back}

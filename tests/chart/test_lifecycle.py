@@ -121,7 +121,7 @@ def release() -> Iterator[None]:
     apiserver.kubectl("delete", "--ignore-not-found", "-f", ROOT / "crds")
     apiserver.kubectl("create", "namespace", NAMESPACE)
     helm("install", "trimtab", PREVIOUS, "--set", "settings.workers=4")
-    apiserver.served(*KINDS)
+    apiserver.served(*(f"{plural}.trimtab.dev" for plural in KINDS))
     apply(*objects())
     yield
     apiserver.helm("uninstall", "trimtab", "--namespace", NAMESPACE)
