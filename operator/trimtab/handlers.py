@@ -19,8 +19,9 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -257,6 +258,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.watching.chunk_size = PAGE
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = _Patience()
     settings.queueing.worker_limit = None
     settings.process.ultimate_exiting_timeout = 25
     # An object's worker holds what it was last given while it waits for more: 27 kB each, and thousands after a list.
@@ -265,6 +267,17 @@ def _kopf_settings() -> kopf.OperatorSettings:
     # kopf takes its finalizer off whatever has it and no handler that needs it: a tenant may have written its default.
     settings.persistence.finalizer = f"{GROUP}/{uuid4()}"
     return settings
+
+
+class _Patience:
+    """Seconds between kopf's attempts at a call, without end.
+
+    By itself it ends after a minute without an API server, and the process with it; the kubelet would then start that
+    ever more rarely, and the operator be away for minutes longer than the API server.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        return chain((1, 1, 2, 3, 5, 8), repeat(13))
 
 
 class _NoDiffs(kopf.DiffBaseStorage):

@@ -22,7 +22,7 @@ import pytest
 import apiserver
 from faulty import Fault, Faulty, Judge, divert, faulty, kind_of, nothing, through
 from kubelet import node
-from operators import adapt_kopf, answer, fetch, in_a_thread, process, published, spare_us, submit
+from operators import Operator, adapt_kopf, answer, fetch, in_a_thread, process, published, spare_us, submit
 from ports import free_port
 from stories import JOB, LIFETIME, MONITOR, Life, Story, listed, live
 from trimtab import handlers
@@ -266,6 +266,9 @@ def test_the_api_server_is_killed_and_started_again(tmp_path: Path, monkeypatch:
                 await asyncio.sleep(2)
                 await asyncio.to_thread(plane.start)
 
+        async def outlive(running: Operator) -> None:
+            raise AssertionError(f"the operator ended with {await running.process.wait()}")
+
         async def main() -> None:
             async with await Client.connect() as client:
 
@@ -274,9 +277,10 @@ def test_the_api_server_is_killed_and_started_again(tmp_path: Path, monkeypatch:
                     (namespace,) = settings.watch_namespaces
                     async with asyncio.TaskGroup() as group, process(settings) as running:
                         breaking = group.create_task(break_it(client, namespace))
+                        outliving = group.create_task(outlive(running))
                         yield
                         await breaking
-                        assert running.process.returncode is None
+                        outliving.cancel()
 
                 life = await live(client, JOB, operate, tmp_path)
                 # One that is starting may forbid an event, which is not told again.

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from faulty import faulty
 from kubelet import node
 from operators import Operator, answer, process, published, says, submit
 from ports import free_port
+from trimtab import handlers
 from trimtab.cluster import objects
 from trimtab.cluster.client import MERGE_PATCH, Client
 from trimtab.errors import AlreadyExists
@@ -61,6 +63,12 @@ def test_from_an_applied_manifest_to_a_winner_with_a_kill_and_a_polite_end(names
             assert not [e for e in events if "kopf" in json.dumps(e)]
 
     asyncio.run(main())
+
+
+def test_kopf_waits_for_an_api_server_for_as_long_as_it_takes() -> None:
+    backoffs = handlers._kopf_settings().networking.error_backoffs
+    for _ in ("a call", "the next"):
+        assert sum(islice(backoffs, 1000)) > 3600
 
 
 def test_a_finalizer_of_kopfs_is_left_to_whoever_wrote_it(namespace: str, tmp_path: Path) -> None:
