@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,16 +184,27 @@ def test_a_second_release_is_told_whose_the_crds_are() -> None:
 
 @pytest.fixture
 def team() -> Iterator[str]:
-    """A namespace with a user of its name, who may do everything in it and nothing elsewhere."""
+    """A namespace with a user of its name, who is its `admin` and has no right elsewhere."""
     name = f"team-{uuid4().hex[:8]}"
     for words in (
         ("namespace", name),
-        ("rolebinding", "owner", "--clusterrole=cluster-admin", f"--user={name}", f"--namespace={name}"),
+        ("rolebinding", "admin", "--clusterrole=admin", f"--user={name}", f"--namespace={name}"),
     ):
         done = apiserver.kubectl("create", *words)
         assert done.returncode == 0, done.stderr
     yield name
     apiserver.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def give_what_the_readme_says(team: str) -> None:
+    """Its commands, word for word but for who the team is."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    commands = [line for line in lines if re.match("kubectl create (role|rolebinding) ", line)]
+    assert len(commands) == 2
+    for command in commands:
+        words = shlex.split(command.replace("--group=team-a", f"--user={team}").replace("team-a", team))
+        done = apiserver.kubectl(*words[1:])
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_team_installs_it_beside_another_of_its_name_with_no_right_on_the_cluster(team: str) -> None:
@@ -201,9 +214,13 @@ def test_a_team_installs_it_beside_another_of_its_name_with_no_right_on_the_clus
 
     before = cluster_roles()
     own = ("--set", f"crds.enabled=false,settings.watchNamespaces={{{team}}}")
+    alone = (*own, "--set", "aggregatedRoles.enabled=false")
+    code, said = helm_as_team("install", CHART, *alone)
+    assert (code, "attempting to grant RBAC permissions not currently held" in said) == (1, True), said
+    helm_as_team("uninstall")
+    give_what_the_readme_says(team)
     code, said = helm_as_team("install", CHART, *own)
     assert (code, 'clusterroles.rbac.authorization.k8s.io "trimtab-view" is forbidden' in said) == (1, True), said
-    alone = (*own, "--set", "aggregatedRoles.enabled=false")
     assert helm_as_team("install", CHART, *alone) == (0, "")
     assert helm_as_team("upgrade", CHART, *alone, "--set", "settings.workers=4") == (0, "")
     assert cluster_roles() == before
