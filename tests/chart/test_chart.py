@@ -360,8 +360,8 @@ class TestRendered:
     @pytest.mark.parametrize(
         ("given", "told"),
         [
-            ([], ["jobs.enabled", "jobs.namespaces", "enabled", "apiServer.ports"]),
-            (["settings.watchNamespaces={ml}"], ["jobs.enabled", "enabled", "apiServer.ports"]),
+            ([], ["jobs.enabled", "jobs.namespaces", "apiServer.cidrs", "enabled", "apiServer.ports"]),
+            (["settings.watchNamespaces={ml}"], ["jobs.enabled", "apiServer.cidrs", "enabled", "apiServer.ports"]),
             (
                 ["settings.watchNamespaces={ml}", "networkPolicy.jobs.enabled=true"],
                 ["enabled", "apiServer.ports"],
