@@ -32,6 +32,11 @@ from trimtab.world import Key, Kind
 BODY_LIMIT = 1 << 20
 """A notification of Alertmanager's default 64 alerts a group has some 50 kB."""
 
+UNAUTHORIZED = (
+    "a bearer token is needed: that of alerts.token or alerts.existingSecret in the chart's values, or of the setting "
+    "alertsTokenFile\n"
+)
+
 CONFLICTS = 5
 LONGEST_LAG = 10.0
 
@@ -108,7 +113,7 @@ class Server:
 
     async def _alerts(self, request: web.Request) -> web.Response:
         if not alerts.authorized(request.headers.get("Authorization"), self._token()):
-            return web.Response(status=401, text="a bearer token is needed, see the setting alertsTokenFile\n")
+            return web.Response(status=401, text=UNAUTHORIZED)
         try:
             received = alerts.parse(await request.read())
         except ValueError as error:

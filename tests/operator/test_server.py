@@ -249,7 +249,7 @@ def test_one_monitor_does_not_hold_up_the_alerts_of_others(namespace: str, tmp_p
 @pytest.mark.parametrize(
     ("headers", "body", "code", "says"),
     [
-        ({}, "{}", 401, "a bearer token is needed"),
+        ({}, "{}", 401, "a bearer token is needed: that of alerts.token or alerts.existingSecret"),
         ({"Authorization": "Bearer wrong"}, "{}", 401, "a bearer token is needed"),
         (TOKEN, "{", 400, "not an Alertmanager notification of version 4"),
         (TOKEN, json.dumps({"version": "3", "alerts": []}), 400, "version"),
