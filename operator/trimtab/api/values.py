@@ -80,7 +80,9 @@ class Alerts(Spec):
     """The webhook that Alertmanager calls."""
 
     token: str = Field(
-        "", description="The bearer token it must send. Left empty: one is made up at install and kept from then on."
+        "",
+        description="The bearer token it must send. Left empty: one is made up at install and kept from then on, but "
+        "by what renders the chart without the cluster (GitOps) at each render anew: set existingSecret there.",
     )
     existing_secret: str = Field("", max_length=253, description="A Secret of yours with the key `token`, instead.")
 
