@@ -249,3 +249,13 @@ def test_crds_that_were_applied_by_hand_become_the_charts() -> None:
     assert "invalid ownership metadata" in helm("install", "trimtab", CHART, fails=True)
     helm("install", "trimtab", CHART, "--take-ownership", "--force-conflicts")
     helm("upgrade", "trimtab", CHART)
+
+
+def test_crds_that_were_kept_go_to_a_release_of_another_name() -> None:
+    """As the README and the notes say."""
+    helm("uninstall", "trimtab")
+    assert 'must equal "other": current value is "trimtab"' in helm("install", "other", CHART, fails=True)
+    helm("install", "other", CHART, "--take-ownership")
+    helm("upgrade", "other", CHART)
+    helm("uninstall", "other")
+    assert crds_of() == generated()
