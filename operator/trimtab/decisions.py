@@ -48,6 +48,8 @@ class ObservedWork:
     """The queue that holds it back, while one does."""
     refused: Reason | None = None
     """Why the API server lets it have no pod, which the message says in its words."""
+    edition: str = ""
+    """Of the runtime that it was made by, while its pod waits for something that the message says."""
     since: str = ""
     """Since when it runs, where that is long."""
     doing: Doing | None = None

@@ -27,6 +27,7 @@ from trimtab.api.names import (
     QUEUE_LABEL,
     QUEUE_PRIORITY_LABEL,
     RULES_LABEL,
+    RUNTIME_ANNOTATION,
     STAGE_LABEL,
     TEAM_LABEL,
     TRIAL_LABEL,
@@ -53,6 +54,7 @@ def job_manifest(work: Work, runtime: OptimizationRuntime, owner: OptimizationJo
             "name": work.name,
             "namespace": owner.metadata.namespace,
             "labels": labels | queue,
+            "annotations": {RUNTIME_ANNOTATION: runtime.edition},
             "ownerReferences": [owner_reference(owner)],
         },
         "spec": {

@@ -22,7 +22,7 @@ from trimtab.candidates import baseline_is_best
 from trimtab.conditions import is_finished, parse_timestamp, timestamp
 from trimtab.decisions import Decision, Observed, Refusal, WorkState
 from trimtab.harvest import fold, settle, suspended
-from trimtab.stages import Ended, abandoned, advance, under_way
+from trimtab.stages import Ended, abandoned, advance, outdated, under_way
 from trimtab.stopping import patience
 
 NAMED = 3
@@ -88,7 +88,7 @@ def _go_on(job: OptimizationJob, current: OptimizationJob, observed: Observed, n
         _check_deadline(current, clock)
         reason = _held_back(current.status, observed) or reason
     status = narrate.progressed(current, reason, now, _stuck(observed), _in_queue(observed))
-    delete = abandoned(progress.status, observed)
+    delete = abandoned(progress.status, observed) + outdated(observed, observed.runtime.edition)
     return _decide(job, status, create=progress.create, delete=delete, requeue_after=_next_look(current, clock))
 
 

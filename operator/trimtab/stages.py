@@ -68,6 +68,15 @@ def abandoned(status: OptimizationJobStatus, observed: Observed) -> tuple[str, .
     return tuple(work.name for work in active if work.task.stage == Stage.TRIAL and work.task.trial in over)
 
 
+def outdated(observed: Observed, current: str) -> tuple[str, ...]:
+    """Work whose pods wait, and were made by another edition of the runtime than the current: they are made anew.
+
+    A pod keeps its image, claims and node selector, so mending the runtime would not help the one that waits for them.
+    """
+    waiting = (seen for seen in observed.works if seen.state == WorkState.ACTIVE and seen.edition)
+    return tuple(seen.work.name for seen in waiting if seen.edition != current)
+
+
 def under_way(trials: list[TrialStatus]) -> int:
     """How many trials are not over."""
     return sum(trial.state == TrialState.RUNNING for trial in trials)

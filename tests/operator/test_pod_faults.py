@@ -40,6 +40,7 @@ RUNTIME: dict[str, Any] = {
     "resources": {"limits": {"memory": "64Mi"}},
 }
 NO_IMAGE = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "jobs:dev"'}}
+WRONG = "jobs:missing"
 UNREACHABLE = "store: s3://models/store cannot be reached now (connection refused): mend the network"
 
 
@@ -268,5 +269,29 @@ def test_a_quota_of_pods_is_named_and_a_job_goes_on_once_it_is_lifted(namespace:
             assert (sorted(stage_of(name) for name in ran), "quota" in message(done, "Complete")) == (WORKS, False)
             events = [e["reason"] for e in await listed(client, objects.EVENTS, namespace) if ours(e)]
             assert events.count("NotStarted") == 1
+
+    asyncio.run(main())
+
+
+def test_a_pod_that_waits_for_an_image_is_made_anew_when_its_runtime_has_another(namespace: str) -> None:
+    async def main() -> None:
+        simulated = Simulated()
+
+        async def play(kubelet: Kubelet, job: Object) -> None:
+            if job["spec"]["template"]["spec"]["containers"][0]["image"] == WRONG:
+                await image_missing(kubelet, job)
+            else:
+                await kubelet.leave(job, simulated(work_of(job).task))
+
+        async with await Client.connect() as client, played(client, namespace, play) as ran, operator(namespace):
+            await add_runtime(client, namespace, **RUNTIME | {"image": WRONG})
+            await submit(client, namespace)
+            async with patience(client, namespace):
+                while "Back-off" not in message(await job_where(client, namespace, Complete="Inspecting"), "Complete"):
+                    await asyncio.sleep(0.1)
+            path = objects.OPTIMIZATION_RUNTIMES.path(namespace, "default")
+            await client.request("PATCH", path, body={"spec": {"image": "jobs:dev"}}, headers=MERGE_PATCH)
+            await job_where(client, namespace, Complete="Published")
+            assert sorted(stage_of(name) for name in ran) == ["inspect-0", *WORKS]
 
     asyncio.run(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -324,6 +325,22 @@ def test_a_pod_that_cannot_start_is_told_of() -> None:
         "Inspecting",
         "m-01234567-inspect-0 waits: ImagePullBackOff: no such image",
     )
+
+
+def test_a_pod_that_waits_is_made_anew_by_a_runtime_that_was_mended() -> None:
+    world = World(make_job())
+    assert world.runtime
+    waits = partial(ObservedWork, state=WorkState.ACTIVE, message="ImagePullBackOff: no such image")
+    edition = world.runtime.edition
+    world.sabotage = lambda work: waits(work, edition=edition) if len(world.started) == 1 else None
+    world.run()
+    assert world.started == ["m-01234567-inspect-0"]
+    metadata = world.runtime.metadata.model_copy(update={"generation": 2})
+    world.runtime = world.runtime.model_copy(update={"metadata": metadata})
+    assert world.step().delete == ("m-01234567-inspect-0",)
+    world.run()
+    assert world.started[1:3] == ["m-01234567-inspect-0", "m-01234567-trial-1-0"]
+    assert world.condition("Complete")[:2] == ("True", "Published")
 
 
 def test_the_deadline_ends_the_job_and_its_pods() -> None:

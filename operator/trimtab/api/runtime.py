@@ -271,6 +271,11 @@ class OptimizationRuntime(Spec):
     metadata: ObjectMeta
     spec: OptimizationRuntimeSpec
 
+    @property
+    def edition(self) -> str:
+        """This runtime with this spec, in a word: what pods were made by."""
+        return f"{self.metadata.uid}/{self.metadata.generation}"
+
 
 NAMESPACES = Pattern(r"^[-a-z0-9*]+$", "a namespace, or several by a star, such as team-*")
 IMAGES = Pattern(

@@ -179,6 +179,7 @@ class Pods:
             WorkState.ACTIVE,
             message=wait.why,
             refused=wait.refused,
+            edition=job.edition if wait.why else "",
             since=self._long(job, now),
             doing=self.doing(job.uid),
         )

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from sys import intern
 from typing import Any
 
 from pydantic_core import from_json
 
-from trimtab.api.names import ATTEMPT_LABEL, GROUP, QUEUE_LABEL
+from trimtab.api.names import ATTEMPT_LABEL, GROUP, QUEUE_LABEL, RUNTIME_ANNOTATION
 from trimtab.api.work import Stage
 from trimtab.decisions import WorkState
 from trimtab.manifests import owner_of
@@ -48,6 +49,8 @@ class JobRecord:
     """Since when it is suspended: never by us, we delete Jobs."""
     queue: str = ""
     """What its label says, which Kueue may have set."""
+    edition: str = ""
+    """Of the runtime that it was made by; empty if an earlier version made it."""
     pods: int = 1
     """How many it has at a time: several where a step trains on several nodes."""
     gpus: int = 0
@@ -85,6 +88,7 @@ def record_of(job: Mapping[str, Any]) -> JobRecord:
         running_since=running,
         held_since=_held_since(job) if state == WorkState.ACTIVE else None,
         queue=metadata["labels"].get(QUEUE_LABEL, ""),
+        edition=intern(metadata.get("annotations", {}).get(RUNTIME_ANNOTATION, "")),
         pods=max(1, job["spec"].get("parallelism", 1)),
         gpus=gpus(job),
         ran=_ran(job),
