@@ -8,7 +8,7 @@ from math import prod
 from trimtab.api.job import OptimizationJob
 from trimtab.api.names import ConditionType
 from trimtab.api.report import JobReport
-from trimtab.conditions import find, is_finished
+from trimtab.conditions import find, is_finished, is_true
 from trimtab.recipe import explore
 from trimtab.report import build
 from trimtab.space import space
@@ -18,11 +18,11 @@ from trimtab.table import candidate_table
 def explain(job: OptimizationJob) -> str:
     """What was asked, what came of it and why, and every candidate."""
     report = build(job)
-    begun = bool(job.status.trials)
+    begun, failed = bool(job.status.trials), is_true(job.status.conditions, ConditionType.FAILED)
     found = _findings(report) if begun else _plan(job, report)
     facts = [*_asked(report), *_techniques(job, report), *found, *_under_way(job)]
     width = max(len(name) for name, _ in facts)
-    lines = [f"{job.metadata.name}: {report.headline if begun else 'not run yet.'}"]
+    lines = [f"{job.metadata.name}: {report.headline if begun or failed else 'not run yet.'}"]
     lines += [f"  {name.ljust(width)}  {text}" for name, text in facts if text]
     return "\n".join([*lines, "", candidate_table(job.status, job.spec.objectives[0].metric)] if begun else lines)
 

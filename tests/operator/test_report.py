@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from builders import Quality, World, interval, make_job
+from builders import Quality, World, broken, interval, lost, make_job
 from reports import ENDINGS, MANY, ended, scattered
 from trimtab.api.model import Metric
 from trimtab.api.report import REPORT_VERSION, JobReport
 from trimtab.api.schema.kinds import document_schema
 from trimtab.api.status import Outcome
-from trimtab.api.work import Stage
+from trimtab.api.work import ErrorKind, Stage
+from trimtab.decisions import ObservedWork, Work, WorkState
+from trimtab.explain import explain
 from trimtab.page import files, html, markdown
 from trimtab.report import build, inverse, so_far
 from trimtab.table import candidate_table
@@ -38,6 +41,11 @@ VERDICTS = {
     "violated": "With 95% confidence the promise is broken on 200 holdout samples: the drop is 3%.",
     "nothing feasible": "",
 }
+
+
+def no_model(work: Work) -> ObservedWork:
+    report = broken(Stage.INSPECT, ErrorKind.PERMANENT, "spec.model.uri: no such file")
+    return ObservedWork(work, WorkState.FAILED, report)
 
 
 @pytest.mark.parametrize("ending", HEADLINES)
@@ -175,6 +183,19 @@ def test_the_largest_report_fits_into_a_variable() -> None:
     assert len(task.model_dump_json()) < 64 * 1024
 
 
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        (lost, "(WorkFailed): Inspect failed 3 times, at last with: OOMKilled."),
+        (no_model, "(InvalidInput): spec.model.uri: no such file."),
+    ],
+)
+def test_a_job_that_failed_before_its_first_trial_says_so(left: Callable[[Work], ObservedWork], told: str) -> None:
+    text = explain(ended(World(make_job(), sabotage=left)))
+    assert text.splitlines()[0] == f"m: The job failed before it could choose {told}"
+    assert "  promised   accuracy" in text
+
+
 def test_a_job_under_way_can_be_reported() -> None:
     assert build(make_job()).headline == "The job is under way (Pending)."
 
@@ -190,8 +211,8 @@ def test_the_document_keeps_its_published_schema(ending: str) -> None:
 def test_the_schema_refuses_what_is_no_report() -> None:
     document = build(ENDINGS["winner"]()).wire()
     schema = document_schema(JobReport, REPORT_VERSION)
-    for broken in ({"version": "v2"}, {"headline": 3}, {"candidates": [{"name": "x"}]}, {"quality": "speed"}):
-        assert list(violations(document | broken, schema, schema["$defs"], "report")), broken
+    for wrong in ({"version": "v2"}, {"headline": 3}, {"candidates": [{"name": "x"}]}, {"quality": "speed"}):
+        assert list(violations(document | wrong, schema, schema["$defs"], "report")), wrong
 
 
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
