@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from trimtab.api.job import OptimizationJobSpec
 from trimtab.api.metrics import keeps
 from trimtab.api.model import TAILS, TIMED, Metric, parse_metric, show_metric
+from trimtab.api.names import ConditionType
 from trimtab.api.promises import Constraint
 from trimtab.api.quantities import parse_percent, show_percent
 from trimtab.api.status import CandidateStatus, Interval, OptimizationJobStatus, TrialState, TrialStatus
 from trimtab.api.work import Finalist
+from trimtab.conditions import is_true
 
 LEAST_NOISE = 0.01
 """A control that happens to be exact does not make a machine so."""
@@ -138,3 +140,10 @@ def _miss(spec: OptimizationJobSpec, constraint: Constraint, c: Candidate) -> Mi
 
 def _scale(bound: float) -> float:
     return abs(bound) or NO_SCALE
+
+
+def shown_state(status: OptimizationJobStatus, trial: TrialStatus) -> str:
+    """A trial's state for people: those of a suspended job have no pod, though the status keeps them as Running."""
+    if trial.state == TrialState.RUNNING and is_true(status.conditions, ConditionType.SUSPENDED):
+        return ConditionType.SUSPENDED.value
+    return trial.state.value

@@ -26,7 +26,7 @@ from trimtab.api.status import (
 )
 from trimtab.api.techniques import Step
 from trimtab.api.work import JobIdentity, Report
-from trimtab.candidates import baseline_is_best, candidate_name, control, noise, quality, speed_ratio
+from trimtab.candidates import baseline_is_best, candidate_name, control, noise, quality, shown_state, speed_ratio
 from trimtab.conditions import find, is_true
 from trimtab.loading import loading
 from trimtab.recipe import explore
@@ -222,7 +222,7 @@ def _candidates(status: OptimizationJobStatus, metrics: Metrics) -> Iterator[Can
                 trial=trial.index,
                 settings=trial.settings,
                 outcome=outcome,
-                reason=trial.message or trial.state,
+                reason=trial.message or shown_state(status, trial),
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trimtab.api.model import Metric, show_metric
 from trimtab.api.report import ratio_name
 from trimtab.api.status import CandidateStatus, OptimizationJobStatus, TrialStatus, show_interval
-from trimtab.candidates import quality, speed_ratio
+from trimtab.candidates import quality, shown_state, speed_ratio
 from trimtab.space import words
 
 
@@ -20,7 +20,7 @@ def candidate_table(status: OptimizationJobStatus, objective: Metric) -> str:
     for trial in status.trials:
         rows += [_row(status, objective, trial, entry) for entry in trial.candidates]
         if not trial.candidates:
-            rows.append(("  " + _label(trial), "", "", "", "", "", trial.state, trial.message))
+            rows.append(("  " + _label(trial), "", "", "", "", "", shown_state(status, trial), trial.message))
     widths = [max(len(row[i]) for row in rows) for i in range(len(headings) - 1)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]
     return "\n".join(f"{line}  {row[-1]}".rstrip() for line, row in zip(lines, rows, strict=True))

@@ -196,6 +196,19 @@ def test_a_job_that_failed_before_its_first_trial_says_so(left: Callable[[Work],
     assert "  promised   accuracy" in text
 
 
+@pytest.mark.parametrize(("suspend", "shown"), [(False, "Running"), (True, "Suspended")])
+def test_a_trial_of_a_suspended_job_is_not_shown_as_running(suspend: bool, shown: str) -> None:
+    world = World(make_job())
+    world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE) if work.task.trial else None
+    world.run()
+    world.job = world.job.model_copy(update={"spec": world.job.spec.model_copy(update={"suspend": suspend})})
+    world.run()
+    _, first, second = explain(world.job).splitlines()[-3:]
+    assert (first.split()[-1], second.split()[-1]) == (shown, shown)
+    assert [c.reason for c in build(world.job).candidates if c.trial] == [shown, shown]
+    assert {trial.state for trial in world.job.status.trials[1:]} == {"Running"}
+
+
 def test_a_job_under_way_can_be_reported() -> None:
     assert build(make_job()).headline == "The job is under way (Pending)."
 
