@@ -43,11 +43,12 @@ def progressed(
     """
     status = job.status
     ended = reason in ENDED
+    doing = "suspended" if job.spec.suspend else "under way"
     told = {
         ConditionType.ACCEPTED: _accepted(status),
         ConditionType.CANDIDATE_SELECTED: _selected(status),
         ConditionType.PUBLISHED: _published(status, ended),
-        ConditionType.COMPLETE: (ended, reason, summary(status) if ended else _under_way(status, stuck)),
+        ConditionType.COMPLETE: (ended, reason, summary(status) if ended else _under_way(status, stuck, doing)),
         ConditionType.FAILED: (False, reason, ""),
         ConditionType.SUSPENDED: _suspended(job),
         **_quota(status, queued),
@@ -171,10 +172,11 @@ def _quota(status: OptimizationJobStatus, queued: Sequence[str]) -> dict[Conditi
     return {ConditionType.QUOTA_RESERVED: (True, Reason.QUOTA_RESERVED, "")} if waited else {}
 
 
-def _under_way(status: OptimizationJobStatus, stuck: str) -> str:
+def _under_way(status: OptimizationJobStatus, stuck: str, doing: str) -> str:
+    """How many trials there will be is known to nobody before the end, and TRIALS says how many at most."""
     tried = status.trials[1:]
-    done = sum(trial.state != TrialState.RUNNING for trial in tried)
-    count = f"{done} of {len(tried)} trials finished" if tried else ""
+    left = sum(trial.state == TrialState.RUNNING for trial in tried)
+    count = f"trials: {left} {doing}, {len(tried) - left} ended" if tried else ""
     stopped = f"no further one is started: {status.search_stopped}" if status.search_stopped else ""
     return "; ".join(text for text in (count, stopped, stuck, _running(status)) if text)
 

@@ -213,6 +213,7 @@ def test_suspend_deletes_what_runs_and_resume_goes_on() -> None:
     world.run()
     assert not any(seen.state == WorkState.ACTIVE for seen in world.works.values())
     assert world.condition("Suspended")[:2] == ("True", "Suspended")
+    assert world.condition("Complete") == ("False", "Suspended", "trials: 2 suspended, 0 ended")
     world.job = world.job.model_copy(update={"spec": spec})
     world.sabotage = lambda work: None
     assert world.run().state == "Published"
@@ -227,7 +228,9 @@ def test_the_pod_that_has_run_the_longest_is_told_of() -> None:
         ObservedWork(work, WorkState.ACTIVE, since=since[work.task.trial]) if work.task.trial else None
     )
     world.run()
-    told = "0 of 2 trials finished; m-01234567-trial-2-0 runs since 2026-01-01T00:01:00Z: its log says how far it is"
+    told = (
+        "trials: 2 under way, 0 ended; m-01234567-trial-2-0 runs since 2026-01-01T00:01:00Z: its log says how far it is"
+    )
     assert world.condition("Complete") == ("False", "Searching", told)
     name = "m-01234567-trial-1-0"
     world.works[name] = replace(world.works[name], since="")
@@ -501,9 +504,9 @@ def test_pods_that_are_refused_are_the_state_of_a_job_that_has_no_other(
     )
     world.run()
     told = f"m-01234567-trial-1-0, m-01234567-trial-2-0 wait: {NO_POD}"
-    assert world.condition("Complete") == ("False", state, f"0 of 2 trials finished; {told}")
+    assert world.condition("Complete") == ("False", state, f"trials: 2 under way, 0 ended; {told}")
     warned = [event.message for event in world.events if event.warning]
-    assert warned == ([f"0 of 2 trials finished; {told}"] if state != "Searching" else [])
+    assert warned == ([f"trials: 2 under way, 0 ended; {told}"] if state != "Searching" else [])
 
     world.works = {name: world.succeed(seen.work) for name, seen in world.works.items()}
     world.sabotage = lambda work: None
@@ -634,7 +637,9 @@ def test_a_search_that_is_under_way_may_be_widened_and_one_that_is_over_stays_ov
     world.sabotage = lambda work: ObservedWork(work, WorkState.ACTIVE) if work.task.trial == 2 else None
     world.run()
     assert world.job.status.progress == "1/2"
-    assert world.condition("Complete")[2].startswith("1 of 2 trials finished; no further one is started: spec.search")
+    assert world.condition("Complete")[2].startswith(
+        "trials: 1 under way, 1 ended; no further one is started: spec.search"
+    )
     edited(world, search={"maxTrials": 4, "parallelism": 1})
     world.run()
     assert world.job.status.progress == "1/4"
