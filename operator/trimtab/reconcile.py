@@ -7,7 +7,7 @@ is here is what holds a job back or ends it whatever stage it is in: no runtime,
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from datetime import datetime, timedelta
 from math import inf
 from typing import Any
@@ -20,9 +20,9 @@ from trimtab.api.runtime import KEPT_SECONDS, OptimizationRuntime
 from trimtab.api.status import OptimizationJobStatus, Running, Verdict
 from trimtab.candidates import baseline_is_best
 from trimtab.conditions import is_finished, parse_timestamp, timestamp
-from trimtab.decisions import Decision, Observed, Refusal, WorkState
-from trimtab.harvest import fold, settle, suspended
-from trimtab.stages import Ended, abandoned, advance, outdated, under_way
+from trimtab.decisions import Decision, Observed, ObservedWork, Refusal, WorkState
+from trimtab.harvest import Outcomes, fold, settle, suspended
+from trimtab.stages import ATTEMPTS, Ended, abandoned, advance, outdated, under_way, why_failed
 from trimtab.stopping import patience
 
 NAMED = 3
@@ -87,7 +87,7 @@ def _go_on(job: OptimizationJob, current: OptimizationJob, observed: Observed, n
     if progress.reason:
         _check_deadline(current, clock)
         reason = _held_back(current.status, observed) or reason
-    status = narrate.progressed(current, reason, now, _stuck(observed), _in_queue(observed))
+    status = narrate.progressed(current, reason, now, _stuck(current.status, observed), _in_queue(observed))
     delete = abandoned(progress.status, observed) + outdated(observed, observed.runtime.edition)
     return _decide(job, status, create=progress.create, delete=delete, requeue_after=_next_look(current, clock))
 
@@ -117,20 +117,45 @@ def _with_status(job: OptimizationJob, status: OptimizationJobStatus) -> Optimiz
     return job.model_copy(update={"status": status})
 
 
-def _stuck(observed: Observed) -> str:
-    """What work waits for (an image that cannot be pulled, a node with room, a quota)."""
+def _stuck(status: OptimizationJobStatus, observed: Observed) -> str:
+    """What is tried again, and what work waits for (an image that cannot be pulled, a node with room, a quota)."""
     waiting: dict[str, list[str]] = {}
     for seen in observed.works:
         if seen.state == WorkState.ACTIVE and seen.message:
             waiting.setdefault(seen.message, []).append(seen.work.name)
-    told = [*_in_queue(observed), *(f"{_wait(names)}: {message}" for message, names in waiting.items())]
+    waits = (f"{_wait(names)}: {message}" for message, names in waiting.items())
+    told = [*_again(status, observed), *_in_queue(observed), *waits]
     return "; ".join([*told, observed.forbidden.message] if observed.forbidden else told)
 
 
+def _again(status: OptimizationJobStatus, observed: Observed) -> list[str]:
+    """Which work without an outcome has ended, so that another attempt is under way, and why it did.
+
+    The attempt itself is not asked for: the text is the same before it is started, and while nothing can be.
+    """
+    known, ended = Outcomes(status), defaultdict[tuple[str, int | None], list[ObservedWork]](list)
+    for seen in observed.works:
+        task = seen.work.task
+        if seen.state != WorkState.ACTIVE and (task.stage, task.trial) not in known:
+            ended[task.stage, task.trial].append(seen)
+    alike: dict[tuple[int, str], list[str]] = {}
+    for (stage, trial), works in sorted(ended.items(), key=lambda item: item[0][1] or 0):
+        name = stage if trial is None else f"trial {trial}"
+        alike.setdefault((len(works) + 1, why_failed(works)), []).append(name)
+    return [
+        f"{_named(names)}: attempt {attempt} of {ATTEMPTS}, as the last one failed: {why}"
+        for (attempt, why), names in alike.items()
+    ]
+
+
 def _wait(names: list[str]) -> str:
+    return f"{_named(names)} {'waits' if len(names) == 1 else 'wait'}"
+
+
+def _named(names: list[str]) -> str:
     """Up to 64 trials may wait for one quota, and their message is a line of `kubectl get`."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more} {'waits' if len(names) == 1 else 'wait'}"
+    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def _with_longest(status: OptimizationJobStatus, observed: Observed) -> OptimizationJobStatus:

@@ -212,11 +212,12 @@ def _start(observed: Observed, stage: Stage, trial: int | None, make: Callable[[
         if s.report and s.report.error and s.report.error.kind == ErrorKind.PERMANENT:
             raise Ended(Reason.INVALID_INPUT, s.report.error.message)
     if len(seen) >= ATTEMPTS:
-        raise Ended(Reason.WORK_FAILED, f"{stage} failed {len(seen)} times, at last with: {_why(seen)}")
+        raise Ended(Reason.WORK_FAILED, f"{stage} failed {len(seen)} times, at last with: {why_failed(seen)}")
     return (make(max((s.work.attempt + 1 for s in seen), default=0)),)
 
 
-def _why(seen: list[ObservedWork]) -> str:
+def why_failed(seen: list[ObservedWork]) -> str:
+    """What became of the last attempt."""
     last = max(seen, key=lambda s: s.work.attempt)
     return last.report.error.message if last.report and last.report.error else last.message or "no report was left"
 

@@ -165,6 +165,48 @@ def test_a_lost_pod_is_started_again_and_a_finished_one_is_not() -> None:
     assert status.state == "Published"
 
 
+NO_NETWORK = "spec.model.uri: cannot be reached now; mend the network"
+
+
+def unreachable(work: Work) -> ObservedWork | None:
+    """At the first attempt at everything; the second goes on."""
+    if work.attempt:
+        return ObservedWork(work, WorkState.ACTIVE)
+    left = broken(work.task.stage, ErrorKind.TEMPORARY, NO_NETWORK, work.task.trial)
+    return ObservedWork(work, WorkState.FAILED, left)
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "told"),
+    [
+        (unreachable, f"Inspect: attempt 2 of 3, as the last one failed: {NO_NETWORK}"),
+        (
+            lambda work: (lost(work) if work.attempt < 2 else unreachable(work)) if work.task.trial else None,
+            "trials: 2 under way, 0 ended; trial 1, trial 2: attempt 3 of 3, as the last one failed: OOMKilled",
+        ),
+        (
+            lambda work: unreachable(work) if work.task.stage == Stage.PLAYOFF else None,
+            f"Playoff: attempt 2 of 3, as the last one failed: {NO_NETWORK}",
+        ),
+    ],
+    ids=["Inspect", "two trials alike", "Playoff"],
+)
+def test_what_is_tried_again_is_told_until_it_has_an_outcome(
+    sabotage: Callable[[Work], ObservedWork | None], told: str
+) -> None:
+    world = World(make_job(search={"parallelism": 2}), sabotage=sabotage)
+    world.run()
+    assert world.condition("Complete")[2].endswith(told)
+    assert world.step().status == world.job.status
+
+    world.sabotage = lambda work: None
+    world.works |= {n: world.succeed(seen.work) for n, seen in world.works.items() if seen.state == WorkState.ACTIVE}
+    world.step()
+    assert told not in world.condition("Complete")[2]
+    assert world.run().state == "Published"
+    assert "attempt" not in world.condition("Complete")[2]
+
+
 def test_a_missing_report_means_again() -> None:
     world = World(make_job())
     world.sabotage = lambda work: ObservedWork(work, WorkState.SUCCEEDED) if work.attempt == 0 else None
