@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from trimtab.api.base import Record
 from trimtab.api.job import ObjectMeta
 from trimtab.api.monitor import ModelMonitorStatus
+from trimtab.api.names import EventReason
 from trimtab.api.status import OptimizationJobStatus
 from trimtab.cluster import objects
 from trimtab.cluster.client import Client, Object
@@ -33,6 +34,9 @@ _MODELS: dict[Kind, type[OptimizationJobStatus] | type[ModelMonitorStatus]] = {
     Kind.JOB: OptimizationJobStatus,
     Kind.MONITOR: ModelMonitorStatus,
 }
+
+_ENDS = frozenset({EventReason.COMPLETE, EventReason.FAILED})
+"""What is logged too: one line for each job, where trials would be thousands."""
 
 
 def status_of(kind: Kind, item: Object) -> Status:
@@ -96,6 +100,9 @@ class Statuses:
                 await objects.tell(self.client, key.kind, about, event)
             except Temporary:
                 untold.append(event)
+                continue
             except ClusterError as error:
                 logger.warning("an event was lost: %s", error)
+            if event.reason in _ENDS:
+                logger.info("%s: %s: %s", key, event.reason, event.message)
         return untold

@@ -249,10 +249,11 @@ def _is_at_rest(life: Life, stored: Object) -> bool:
     return bool(same and life.queue._idle.is_set() and not len(life.queue))
 
 
-def test_a_flow_from_manifest_to_winner_and_what_it_costs(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "trimtab.cluster.pods.PATIENCE", timedelta(hours=1)
-    )  # a pod that is long in starting costs more
+def test_a_flow_from_manifest_to_winner_and_what_it_costs(
+    namespace: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "trimtab.statuses")
+    monkeypatch.setattr("trimtab.cluster.pods.PATIENCE", timedelta(hours=1))  # a late pod costs more
 
     async def main() -> None:
         async with await Client.connect() as client, node(client, namespace, Simulated()) as ran:
@@ -262,6 +263,11 @@ def test_a_flow_from_manifest_to_winner_and_what_it_costs(namespace: str, monkey
             async with operator(namespace) as life:
                 life.client._observe = lambda verb, resource, code: calls.update([(verb, resource)])
                 status = await job_where(client, namespace, Complete="Published")
+                logged = f"{Key(Kind.JOB, (namespace, 'm'))}: Complete: {message(status, 'Complete')}"
+                async with asyncio.timeout(60):
+                    while logged not in caplog.messages:
+                        await asyncio.sleep(0.05)
+            assert len([line for line in caplog.messages if namespace in line and ": Complete: " in line]) == 1
             assert status.best is not None
             assert status.best.trial == 2
             assert [name.split("-", 2)[2] for name in ran] == [
