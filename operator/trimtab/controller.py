@@ -43,7 +43,6 @@ from trimtab.conditions import is_finished, with_condition
 from trimtab.decisions import Decision, Observed, Refusal, Unwatched, Work, WorkState
 from trimtab.errors import Forbidden, OverQuota, Refused, Waits
 from trimtab.harvest import Outcomes
-from trimtab.kept import Kept, name_of
 from trimtab.manifests import (
     job_manifest,
     metadata_of,
@@ -55,6 +54,7 @@ from trimtab.monitoring import reconcile_monitor
 from trimtab.queue import WorkQueue
 from trimtab.reconcile import reconcile
 from trimtab.settings import Settings
+from trimtab.snapshot import Snapshot, name_of
 from trimtab.statuses import Statuses, status_of
 from trimtab.stored import Runtimes, Unreadable, read
 from trimtab.world import Key, Kind, World
@@ -104,7 +104,7 @@ class Controller:
             await self._refuse(key, kept.object(), str(error))
             return None
 
-    async def _job(self, key: Key, kept: Kept) -> float | None:
+    async def _job(self, key: Key, kept: Snapshot) -> float | None:
         job = read(OptimizationJob, kept)
         now = self._clock()
         decision, forbidden = await self._decide(job, now)
@@ -176,7 +176,7 @@ class Controller:
         for record in records:
             await objects.delete(self._client, objects.JOBS, namespace, record.name, uid=record.uid)
 
-    async def _monitor(self, key: Key, kept: Kept) -> float | None:
+    async def _monitor(self, key: Key, kept: Snapshot) -> float | None:
         """The same for a monitor. The OptimizationJob it creates is named by its trigger, so it too is created once."""
         monitor = read(ModelMonitor, kept)
         jobs = [

@@ -49,7 +49,7 @@ class ObservedWork:
     refused: Reason | None = None
     """Why the API server lets it have no pod, which the message says in its words."""
     edition: str = ""
-    """Of the runtime that it was made by, while its pod waits for something that the message says."""
+    """Of the runtime that it was made by, while its pod has not run and waits for what the message says."""
     since: str = ""
     """Since when it runs, where that is long."""
     doing: Doing | None = None

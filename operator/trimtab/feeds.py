@@ -26,10 +26,10 @@ from trimtab.cluster.client import Client, Object
 from trimtab.cluster.pods import Pods
 from trimtab.cluster.records import JobRecord, record_of
 from trimtab.cluster.watch import Gone, Listed, Seen, listing, watch
-from trimtab.errors import ClusterError, Forbidden
-from trimtab.kept import name_of
+from trimtab.errors import Forbidden, NotFound, Temporary
 from trimtab.manifests import owner_of
 from trimtab.queue import WorkQueue
+from trimtab.snapshot import name_of
 from trimtab.world import RESOURCES, Key, Kind, Shelf, World
 
 AUDIT_SECONDS = 120.0
@@ -167,8 +167,8 @@ class Feeds:
             await asyncio.sleep(AUDIT_SECONDS)
             try:
                 await self.audit()
-            except ClusterError as error:
-                # Nothing can be said about the watches while the API server cannot be asked.
+            except (Temporary, NotFound) as error:
+                # Nothing can be said about the watches while the API server cannot be asked. What it forbids ends us.
                 logger.warning("audit: %s", error)
 
     async def audit(self) -> None:

@@ -75,7 +75,7 @@ def run(settings: Settings) -> None:
 def _collect_rarely() -> None:
     """Look for cycles after more allocations than Python does by itself: that took a seventh of all CPU here.
 
-    Thousands of stored objects are looked through each time, and hardly anything of ours is a cycle.
+    Whatever was made since is looked through each time, and hardly anything of ours is a cycle.
     """
     gc.collect()
     gc.freeze()  # what was imported stays
@@ -272,8 +272,9 @@ def _kopf_settings() -> kopf.OperatorSettings:
 class _Patience:
     """Seconds between kopf's attempts at a call, without end.
 
-    By itself it ends after a minute without an API server, and the process with it; the kubelet would then start that
-    ever more rarely, and the operator be away for minutes longer than the API server.
+    By itself it gives up after a minute of errors (an API server that starts answers with some), and the process ends
+    with it: the kubelet then starts that ever more rarely, and the operator is away for longer than the API server.
+    What a role forbids is met by our own watch of Jobs, and by the audit, which end the process.
     """
 
     def __iter__(self) -> Iterator[float]:

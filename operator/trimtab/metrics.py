@@ -31,9 +31,9 @@ from trimtab.api.doing import Doing
 from trimtab.api.status import Outcome, TrialState
 from trimtab.cluster.records import JobRecord
 from trimtab.errors import Waits
-from trimtab.kept import Kept
+from trimtab.snapshot import Snapshot
 
-Jobs = Callable[[], Iterable[Kept]]
+Jobs = Callable[[], Iterable[Snapshot]]
 Doings = Callable[[str], Doing | None]
 """What the pod of the Job with this UID says."""
 Works = Callable[[], Iterable[JobRecord]]

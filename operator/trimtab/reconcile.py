@@ -22,7 +22,7 @@ from trimtab.candidates import baseline_is_best
 from trimtab.conditions import is_finished, parse_timestamp, timestamp
 from trimtab.decisions import Decision, Observed, ObservedWork, Refusal, WorkState
 from trimtab.harvest import Outcomes, fold, settle, suspended
-from trimtab.stages import ATTEMPTS, Ended, abandoned, advance, outdated, under_way, why_failed
+from trimtab.stages import ATTEMPTS, Ended, abandoned, advance, outdated, under_way, why_failed, with_status
 from trimtab.stopping import patience
 
 NAMED = 3
@@ -37,11 +37,11 @@ def reconcile(job: OptimizationJob, observed: Observed, now: datetime) -> Decisi
     active = tuple(seen.work.name for seen in observed.works if seen.state == WorkState.ACTIVE)
     if is_finished(job.status.conditions):
         return _retire(job, observed.runtime, now, active)
-    current = _with_status(job, _with_longest(fold(job.status, observed), observed))
+    current = with_status(job, _with_longest(fold(job.status, observed), observed))
     if job.spec.suspend:
         # As in batch/v1, time does not pass for a suspended job.
         status = suspended(current.status, observed)
-        paused = _with_status(current, status.model_copy(update={"start_time": None, **_AT_REST}))
+        paused = with_status(current, status.model_copy(update={"start_time": None, **_AT_REST}))
         return _decide(job, narrate.progressed(paused, Reason.SUSPENDED, now), delete=active)
     try:
         return _go_on(job, current, observed, now)
@@ -74,15 +74,15 @@ def _left(job: OptimizationJob, ttl: int | None, now: datetime) -> float:
 
 def _go_on(job: OptimizationJob, current: OptimizationJob, observed: Observed, now: datetime) -> Decision:
     """Advance a job that may run. `job` is as it was read, `current` with the results of finished work."""
-    current = _with_status(current, _queued(current.status, observed, now))
+    current = with_status(current, _queued(current.status, observed, now))
     clock = parse_timestamp(current.status.queued_since) if current.status.queued_since else now
     if isinstance(observed.runtime, Refusal):
         _check_deadline(current, clock)
         status = narrate.not_accepted(current, observed.runtime, now)
         return _decide(job, status, requeue_after=None if clock < now else _time_left(current, now))
-    current = _with_status(current, _begun(current.status, now))
+    current = with_status(current, _begun(current.status, now))
     progress = advance(current, observed, observed.runtime, clock)
-    current = _with_status(current, progress.status)
+    current = with_status(current, progress.status)
     reason = progress.reason or _outcome(progress.status)
     if progress.reason:
         _check_deadline(current, clock)
@@ -111,10 +111,6 @@ def _next_look(job: OptimizationJob, now: datetime) -> float | None:
     trials = job.status.trials
     left = (_time_left(job, now), patience(job, trials, now) if under_way(trials) else None)
     return min((seconds for seconds in left if seconds is not None), default=None)
-
-
-def _with_status(job: OptimizationJob, status: OptimizationJobStatus) -> OptimizationJob:
-    return job.model_copy(update={"status": status})
 
 
 def _stuck(status: OptimizationJobStatus, observed: Observed) -> str:

@@ -23,9 +23,9 @@ from trimtab.cluster import objects
 from trimtab.cluster.client import Client
 from trimtab.errors import Conflict, NotFound, Permanent, Temporary
 from trimtab.feeds import Feeds
-from trimtab.kept import Kept, Name
 from trimtab.metrics import Metrics
 from trimtab.monitoring import record
+from trimtab.snapshot import Name, Snapshot
 from trimtab.stored import Unreadable, read
 from trimtab.world import Key, Kind
 
@@ -166,14 +166,14 @@ class Server:
             return
         raise Conflict(f"ModelMonitor {'/'.join(name)} changes faster than alerts can be recorded")
 
-    async def _find(self, about: alerts.MonitorRef) -> Kept:
+    async def _find(self, about: alerts.MonitorRef) -> Snapshot:
         """The monitor, asked of the API server if no watch has told of it yet. Raises ClusterError."""
         name: Name = (about.namespace, about.name)
         kept = self.feeds.world.get(Kind.MONITOR, name)
         if (kept is None or kept.uid != about.uid) and self.feeds.serves(about.namespace):
             item = await objects.get(self.client, objects.MODEL_MONITORS, *name)
             self.feeds.seen(Kind.MONITOR, item)
-            kept = Kept.of(item)
+            kept = Snapshot.of(item)
         if kept is None or kept.uid != about.uid:
             raise NotFound("it is not here; its rule outlived it")
         return kept

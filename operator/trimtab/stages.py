@@ -55,7 +55,7 @@ def advance(job: OptimizationJob, observed: Observed, runtime: OptimizationRunti
     """Through the stages until one has to wait for work; with no reason to wait the flow has ended. Raises Ended."""
     progress = Progress(job.status)
     for stage in (_inspect, partial(_search, now=now), _playoff, _publish):
-        progress = stage(_with_status(job, progress.status), observed, runtime)
+        progress = stage(with_status(job, progress.status), observed, runtime)
         if progress.reason:
             return progress
     return progress
@@ -104,7 +104,7 @@ def _search(job: OptimizationJob, observed: Observed, runtime: OptimizationRunti
         trials, create = [_refused(trial, observed.forbidden) for trial in trials], []
     search = job.spec.search
     stopped = "" if under_way(job.status.trials) else job.status.search_stopped
-    job = _with_status(job, settle(job.status, job.status.model_copy(update={"trials": trials}), observed))
+    job = with_status(job, settle(job.status, job.status.model_copy(update={"trials": trials}), observed))
     exploration: Exploration | None = None
     while not stopped and under_way(trials) < search.parallelism:
         if stopped := why_stopped(job, trials, now):
@@ -222,5 +222,5 @@ def why_failed(seen: list[ObservedWork]) -> str:
     return last.report.error.message if last.report and last.report.error else last.message or "no report was left"
 
 
-def _with_status(job: OptimizationJob, status: OptimizationJobStatus) -> OptimizationJob:
+def with_status(job: OptimizationJob, status: OptimizationJobStatus) -> OptimizationJob:
     return job.model_copy(update={"status": status})

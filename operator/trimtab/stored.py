@@ -17,7 +17,7 @@ from trimtab.api.names import Reason
 from trimtab.api.problems import problems
 from trimtab.api.runtime import ClusterOptimizationRuntime, OptimizationRuntime
 from trimtab.decisions import Refusal
-from trimtab.kept import Kept
+from trimtab.snapshot import Snapshot
 from trimtab.world import World
 
 M = TypeVar("M", bound=BaseModel)
@@ -29,7 +29,7 @@ class Unreadable(Exception):
     """A stored object that does not fit our models: an older CRD let it in, or a newer operator wrote it."""
 
 
-def read(model: type[M], kept: Kept) -> M:
+def read(model: type[M], kept: Snapshot) -> M:
     """A stored object. Raises Unreadable with its first problem, in one line that names the object if it is another."""
     try:
         return model.model_validate_json(kept.json, extra="ignore")
@@ -59,7 +59,7 @@ class Runtimes:
         shared = None if shelf is None else [self._once(ClusterOptimizationRuntime, kept) for kept in shelf]
         return admit(job, own, shared)
 
-    def _once(self, model: type[M], kept: Kept) -> M:
+    def _once(self, model: type[M], kept: Snapshot) -> M:
         """`read`, once for each version of an object: every turn of every job asks for its runtime."""
         known = self._read.get(kept.uid)
         if known is None or known[0] != kept.version:

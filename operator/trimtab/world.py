@@ -16,7 +16,7 @@ from trimtab.api.names import JOB_UID_LABEL
 from trimtab.cluster import objects
 from trimtab.cluster.client import Object
 from trimtab.cluster.records import JobRecord
-from trimtab.kept import Kept, Name, name_of, version_of
+from trimtab.snapshot import Name, Snapshot, name_of, version_of
 
 
 class Kind(StrEnum):
@@ -48,16 +48,16 @@ class Key(NamedTuple):
 class Shelf:
     """The objects of one of our kinds."""
 
-    homes: dict[str, dict[str, Kept]] = field(default_factory=dict)
+    homes: dict[str, dict[str, Snapshot]] = field(default_factory=dict)
     """By namespace, for every turn asks for what else is in its own, and then by name."""
 
-    def get(self, name: Name) -> Kept | None:
+    def get(self, name: Name) -> Snapshot | None:
         return self.of(name[0]).get(name[1])
 
-    def of(self, namespace: str) -> Mapping[str, Kept]:
+    def of(self, namespace: str) -> Mapping[str, Snapshot]:
         return self.homes.get(namespace, {})
 
-    def __iter__(self) -> Iterator[Kept]:
+    def __iter__(self) -> Iterator[Snapshot]:
         return (kept for home in self.homes.values() for kept in home.values())
 
     def put(self, item: Object) -> bool:
@@ -66,7 +66,7 @@ class Shelf:
         known = self.of(namespace).get(name)
         if known is not None and known.version >= version_of(item):
             return False
-        self.homes.setdefault(namespace, {})[name] = Kept.of(item)
+        self.homes.setdefault(namespace, {})[name] = Snapshot.of(item)
         return True
 
     def refresh(self, item: Object) -> None:
@@ -157,13 +157,13 @@ class World:
         metadata = job["metadata"]
         self.disguised.add((metadata["namespace"], metadata["labels"].get(JOB_UID_LABEL, "")))
 
-    def get(self, kind: Kind, name: Name) -> Kept | None:
+    def get(self, kind: Kind, name: Name) -> Snapshot | None:
         return self.shelves[kind].get(name)
 
-    def all(self, kind: Kind) -> Iterable[Kept]:
+    def all(self, kind: Kind) -> Iterable[Snapshot]:
         return self.shelves[kind]
 
-    def owned_jobs(self, namespace: str, monitor_uid: str) -> Iterator[Kept]:
+    def owned_jobs(self, namespace: str, monitor_uid: str) -> Iterator[Snapshot]:
         """The OptimizationJobs that a monitor of this namespace started; elsewhere nobody has it for an owner."""
         return (kept for kept in self.shelves[Kind.JOB].of(namespace).values() if kept.monitor == monitor_uid)
 
@@ -177,6 +177,6 @@ class World:
         """The OptimizationJobs of a namespace."""
         return [(namespace, name) for name in self.shelves[Kind.JOB].of(namespace)]
 
-    def runtimes_in(self, namespace: str) -> list[Kept]:
+    def runtimes_in(self, namespace: str) -> list[Snapshot]:
         """The OptimizationRuntimes of a namespace."""
         return list(self.shelves[Kind.RUNTIME].of(namespace).values())

@@ -21,9 +21,9 @@ from trimtab.api.status import OptimizationJobStatus
 from trimtab.api.work import Report, Task
 from trimtab.cluster.records import record_of
 from trimtab.decisions import ObservedWork, WorkState
-from trimtab.kept import Kept
 from trimtab.manifests import work_of
 from trimtab.pod import task_text
+from trimtab.snapshot import Snapshot
 from trimtab.stored import Unreadable, read
 
 PREVIOUS = {path.stem: json.loads(path.read_text()) for path in record.RECORDED.glob("*.json")}
@@ -171,10 +171,10 @@ def test_a_stored_object_with_a_later_field_is_read_and_one_that_is_wrong_is_not
     runtime["metadata"] |= STORED
     job["spec"]["search"] = {"maxTrials": 3, "fromTheFuture": True}
     runtime["spec"]["store"]["fromTheFuture"] = 1
-    assert read(OptimizationJob, Kept.of(job)).spec.search.max_trials == 3
-    assert read(OptimizationRuntime, Kept.of(runtime)).spec == make_runtime().spec
+    assert read(OptimizationJob, Snapshot.of(job)).spec.search.max_trials == 3
+    assert read(OptimizationRuntime, Snapshot.of(runtime)).spec == make_runtime().spec
     job["spec"]["search"]["maxTrials"] = 0
     with pytest.raises(Unreadable, match=r"spec\.search\.maxTrials: 0"):
-        read(OptimizationJob, Kept.of(job))
+        read(OptimizationJob, Snapshot.of(job))
     with pytest.raises(ValidationError):
         OptimizationJob.model_validate(job)

@@ -29,9 +29,9 @@ from trimtab.conditions import find, is_finished, timestamp
 from trimtab.controller import Controller
 from trimtab.errors import Conflict, Unavailable
 from trimtab.feeds import Feeds
-from trimtab.kept import Name
 from trimtab.manifests import job_manifest, work_of
 from trimtab.queue import WorkQueue
+from trimtab.snapshot import Name
 from trimtab.world import RESOURCES, Key, Kind, World
 from waiting import patience
 

@@ -13,8 +13,8 @@ from trimtab.api.doing import Doing
 from trimtab.cluster.records import JobRecord
 from trimtab.decisions import WorkState
 from trimtab.errors import Forbidden, OverQuota, Permanent, Waits
-from trimtab.kept import Kept
 from trimtab.metrics import Metrics, ends
+from trimtab.snapshot import Snapshot
 
 
 def job(
@@ -47,7 +47,7 @@ def test_how_a_trial_is_counted(found: dict[str, Any], outcomes: list[str]) -> N
 
 def test_a_series_goes_with_the_last_object_behind_it() -> None:
     searching = job("Searching", [trial(1, "Running"), trial(2, "Failed")])
-    jobs = [Kept.of(each) for each in (job(), searching, job("Searching", namespace="other"))]
+    jobs = [Snapshot.of(each) for each in (job(), searching, job("Searching", namespace="other"))]
     metrics = Metrics()
     metrics.watch_jobs(lambda: jobs)
     value = metrics.registry.get_sample_value
@@ -85,9 +85,9 @@ def test_the_longest_that_pods_have_run_is_told_by_stage() -> None:
 
 def test_gpu_seconds_are_those_of_the_jobs_that_exist() -> None:
     jobs = [
-        Kept.of(job("Published", cost={"gpuSeconds": "90"})),
-        Kept.of(job("Searching", cost={"gpuSeconds": "10.5"})),
-        Kept.of(job("Published", namespace="other", cost={"gpuSeconds": "0"})),
+        Snapshot.of(job("Published", cost={"gpuSeconds": "90"})),
+        Snapshot.of(job("Searching", cost={"gpuSeconds": "10.5"})),
+        Snapshot.of(job("Published", namespace="other", cost={"gpuSeconds": "0"})),
     ]
     metrics = Metrics()
     metrics.watch_jobs(lambda: jobs)

@@ -22,7 +22,7 @@ from trimtab.api.doing import Doing
 from trimtab.api.names import Reason
 from trimtab.api.work import Task
 from trimtab.cluster.client import Client, Object
-from trimtab.cluster.endings import PATIENCE, held, held_so_far, left_by, waiting_reason
+from trimtab.cluster.endings import LOST, PATIENCE, held, held_so_far, left_by, waiting_reason
 from trimtab.cluster.objects import EVENTS, PODS
 from trimtab.cluster.records import JOB_NAME_LABEL, TOO_LATE, JobRecord
 from trimtab.cluster.refusals import NoPod, no_pod
@@ -179,10 +179,14 @@ class Pods:
             WorkState.ACTIVE,
             message=wait.why,
             refused=wait.refused,
-            edition=job.edition if wait.why else "",
+            edition=job.edition if self._can_be_made_anew(job, wait) else "",
             since=self._long(job, now),
             doing=self.doing(job.uid),
         )
+
+    def _can_be_made_anew(self, job: JobRecord, wait: Wait) -> bool:
+        """Whether its pod has not run: one of several may, one of a lost node may still, one of a failed Job has."""
+        return bool(wait.why) and LOST not in wait.why and not job.reason and job.pods == 1
 
     def _long(self, job: JobRecord, now: datetime) -> str:
         """Since when it runs, by the API server's clock, if that is long."""

@@ -1,6 +1,6 @@
-"""An object of our kinds as it is kept: the JSON of it, beside the little that is asked of all at once.
+"""An object of our kinds as it is remembered: its JSON, beside the little that is asked of all at once.
 
-As dicts thousands of jobs take three times the memory, and the garbage collector looks through each of their members.
+As dicts thousands of jobs take several times the memory, and the garbage collector looks through each of their members.
 What a turn needs of one is read anew, for the models read JSON as fast as dicts.
 """
 
@@ -20,7 +20,7 @@ Name = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Snapshot:
     """One version of an object."""
 
     name: Name
@@ -33,11 +33,11 @@ class Kept:
     json: bytes
 
     @staticmethod
-    def of(item: Mapping[str, Any]) -> Kept:
+    def of(item: Mapping[str, Any]) -> Snapshot:
         """As the API server gave it, but for managedFields, which are half of an object and nobody's business here."""
         metadata = {name: value for name, value in item["metadata"].items() if name != "managedFields"}
         owner = owner_of(metadata, OWNER)
-        return Kept(
+        return Snapshot(
             name=name_of(item),
             uid=metadata["uid"],
             version=version_of(item),
