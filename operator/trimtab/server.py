@@ -173,7 +173,7 @@ class Server:
         if (kept is None or kept.uid != about.uid) and self.feeds.serves(about.namespace):
             item = await objects.get(self.client, objects.MODEL_MONITORS, *name)
             self.feeds.seen(Kind.MONITOR, item)
-            kept = Snapshot.of(item)
+            kept = self.feeds.world.get(Kind.MONITOR, name)
         if kept is None or kept.uid != about.uid:
             raise NotFound("it is not here; its rule outlived it")
         return kept
